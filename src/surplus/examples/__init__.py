@@ -1,0 +1,56 @@
+"""Which examples matter: one number per example from training evidence, and rules that pick a subset by it."""
+
+from surplus.examples.aum import aum
+from surplus.examples.balanced import class_balanced_hardest, class_balanced_random, within_classes
+from surplus.examples.c_score import accuracy_profile, c_score
+from surplus.examples.ccs import ccs
+from surplus.examples.el2n import el2n, el2n_from_logits
+from surplus.examples.evidence import EVIDENCE
+from surplus.examples.forgetting import forgetting
+from surplus.examples.herding import herding, herding_order
+from surplus.examples.k_center import k_center, k_center_order
+from surplus.examples.kernel_density import density, same_class_density, signed_density
+from surplus.examples.learning_speed import cumulative_accuracy, cumulative_confidence, cumulative_loss
+from surplus.examples.local_outlier_factor import local_outlier_factor
+from surplus.examples.memorization import influence, influential_pairs, memorization
+from surplus.examples.moderate import moderate
+from surplus.examples.scoring import hardness, reliability, score, score_all
+from surplus.examples.selection import easiest, hardest, offset_window, random_subset, select
+
+__all__ = [
+    "EVIDENCE",
+    "accuracy_profile",
+    "aum",
+    "c_score",
+    "ccs",
+    "class_balanced_hardest",
+    "class_balanced_random",
+    "cumulative_accuracy",
+    "cumulative_confidence",
+    "cumulative_loss",
+    "density",
+    "easiest",
+    "el2n",
+    "el2n_from_logits",
+    "forgetting",
+    "hardest",
+    "hardness",
+    "herding",
+    "herding_order",
+    "influence",
+    "influential_pairs",
+    "k_center",
+    "k_center_order",
+    "local_outlier_factor",
+    "memorization",
+    "moderate",
+    "offset_window",
+    "random_subset",
+    "reliability",
+    "same_class_density",
+    "score",
+    "score_all",
+    "select",
+    "signed_density",
+    "within_classes",
+]

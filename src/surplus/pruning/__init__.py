@@ -1,0 +1,1 @@
+"""Which weights matter: scores, masks, controls, and networks that are really smaller."""

@@ -1,0 +1,300 @@
+"""Masks: which weights stay. A mask is boolean, (P,) over a `WeightSpace`; True = kept.
+
+    density = kept prunable weights / prunable weights
+
+Only weights of linear and convolution layers are ever removed; biases and normalisation stay. Counts are exact: ties
+never remove more than was asked, and the earlier of two equal weights goes first. Layers named in `exclude` stay whole,
+and every density and rate is then that of the other layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from surplus.errors import InputError, unknown
+from surplus.pruning.budgets import Rule, allocate, check_density, prunable_blocks, whole_counts
+from surplus.space import Block, WeightSpace
+
+Scope = Literal["global", "layer"]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A sparse subnetwork: the point (P,) that it starts from, the mask (P,) of the weights that it keeps, and notes."""
+
+    theta: Tensor
+    mask: Tensor
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def start(self) -> Tensor:
+        """The point with its removed weights at 0: mask * theta."""
+        return self.theta.masked_fill(~self.mask, 0)
+
+
+def keep_top(
+    space: WeightSpace,
+    score: Tensor,
+    *,
+    density: float | None = None,
+    count: int | None = None,
+    layer_density: Mapping[str, float] | None = None,
+    scope: Scope = "global",
+    alive: Tensor | None = None,
+    exclude: Iterable[str] = (),
+    min_per_layer: int = 0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Keep the prunable weights of the highest scores, to the exact count.
+
+    Args:
+        space: the network.
+        score: (P,), high = keep; only prunable weights are compared.
+        density: fraction of the prunable weights to keep, or
+        count: their number, or
+        layer_density: the fraction of each prunable tensor, by its name (see `allocate`).
+        scope: `global` compares across layers; `layer` gives every layer the same density.
+        alive: (P,) mask of an earlier cut; what it removed stays removed. Densities still count all prunable weights.
+        exclude: layers to keep as they are.
+        min_per_layer: keep at least so many weights of each tensor (or all that are alive).
+        generator: break ties at random; None lets the later weight of two equal ones stay.
+
+    Returns:
+        mask (P,) on the score's device.
+
+    Raises:
+        InputError: not one of density, count and layer_density is given, or it asks for more than is alive.
+    """
+    if sum(given is not None for given in (density, count, layer_density)) != 1:
+        raise InputError("say how much to keep by exactly one of density=, count= and layer_density=")
+    blocks = prunable_blocks(space, exclude)
+    alive = _alive(space, score, alive)
+    if layer_density is not None:
+        ideal = _ideal(blocks, layer_density)
+        quotas = whole_counts(ideal, round(sum(ideal)))
+    else:
+        total = _total(blocks, density, count)
+        if scope == "global":
+            return _keep_global(score, blocks, total, alive, min_per_layer, generator)
+        if scope != "layer":
+            raise unknown("scope", scope, ("global", "layer"))
+        quotas = whole_counts([total * b.size / sum(c.size for c in blocks) for b in blocks], total)
+    available = [int(alive[b.slice].sum()) for b in blocks]
+    return _keep_layers(score, blocks, _at_least(quotas, available, min_per_layer), alive, generator)
+
+
+def cut(
+    space: WeightSpace,
+    theta: Tensor,
+    mask: Tensor,
+    rate: float,
+    scope: Scope = "global",
+    *,
+    output_rate: float | None = None,
+    exclude: Iterable[str] = (),
+    min_per_layer: int = 0,
+) -> Tensor:
+    """One level of magnitude pruning: remove a share of what is still there, smallest |theta| first.
+
+    Args:
+        space: the network.
+        theta: (P,) the trained weights that are compared.
+        mask: (P,) what is still there.
+        rate: round(rate * alive) weights go: over the whole network, or in each tensor.
+        scope: one threshold for the network, or `layer` for a rate per tensor.
+        output_rate: rate of the last prunable tensor under scope `layer`; half of `rate` when None, as in LeNet's tickets.
+        exclude: layers to keep as they are; they do not count towards `alive` either.
+        min_per_layer: never leave a tensor with fewer weights than this (or than it has).
+
+    Returns:
+        mask (P,), a subset of the given one.
+    """
+    _check_rate(rate, "rate")
+    blocks = prunable_blocks(space, exclude)
+    alive = _alive(space, theta, mask)
+    available = [int(alive[b.slice].sum()) for b in blocks]
+    if scope == "global":
+        if output_rate is not None:
+            raise InputError("output_rate is the last layer's own rate, which a global threshold has not; use scope='layer'")
+        total = sum(available) - round(rate * sum(available))
+        return _keep_global(theta.abs(), blocks, total, alive, min_per_layer, None)
+    if scope != "layer":
+        raise unknown("scope", scope, ("global", "layer"))
+    last = rate / 2 if output_rate is None else output_rate
+    _check_rate(last, "output_rate")
+    output = prunable_blocks(space)[-1].name
+    quotas = [n - round((last if b.name == output else rate) * n) for b, n in zip(blocks, available, strict=True)]
+    quotas = [max(q, min(min_per_layer, n)) for q, n in zip(quotas, available, strict=True)]
+    return _keep_layers(theta.abs(), blocks, quotas, alive, None)
+
+
+def density(space: WeightSpace, mask: Tensor, exclude: Iterable[str] = ()) -> float:
+    """Kept fraction of the prunable weights."""
+    blocks = prunable_blocks(space, exclude)
+    _check_mask(space, mask)
+    return sum(int(mask[b.slice].sum()) for b in blocks) / sum(b.size for b in blocks)
+
+
+def layer_densities(space: WeightSpace, mask: Tensor) -> dict[str, float]:
+    """Kept fraction of each prunable tensor, by its name."""
+    _check_mask(space, mask)
+    return {b.name: int(mask[b.slice].sum()) / b.size for b in prunable_blocks(space)}
+
+
+def shuffle(
+    space: WeightSpace, mask: Tensor, generator: Generator, scope: Scope = "layer", exclude: Iterable[str] = ()
+) -> Tensor:
+    """A mask of the same density whose places are drawn anew.
+
+    Args:
+        space: the network.
+        mask: (P,).
+        generator: source of the permutation.
+        scope: `layer` permutes each tensor's mask and so keeps every layer's density; `global` keeps the total only.
+        exclude: layers whose mask stays.
+    """
+    _check_mask(space, mask)
+    blocks = prunable_blocks(space, exclude)
+    if scope not in ("layer", "global"):
+        raise unknown("scope", scope, ("global", "layer"))
+    groups = [[b] for b in blocks] if scope == "layer" else [blocks]
+    out = mask.clone()
+    for group in groups:
+        where = _positions(group, mask.device)
+        order = torch.randperm(len(where), generator=generator, device=generator.device).to(mask.device)
+        out[where] = mask[where[order]]
+    return out
+
+
+def random_mask(
+    space: WeightSpace,
+    density: float,
+    generator: Generator,
+    rule: Literal["global"] | Rule = "global",
+    exclude: Iterable[str] = (),
+) -> Tensor:
+    """A mask of random places, (P,) on the generator's device.
+
+    Args:
+        space: the network.
+        density: kept fraction of the weights that may be pruned.
+        generator: source of the places.
+        rule: `global` draws from all at once; `uniform`, `erk`, `er` and `smart` fix each layer's density (`allocate`).
+        exclude: layers to keep whole.
+    """
+    noise = torch.rand(space.size, generator=generator, dtype=torch.float64, device=generator.device)
+    if rule == "global":
+        return keep_top(space, noise, density=density, exclude=exclude)
+    return keep_top(space, noise, layer_density=allocate(space, density, rule, exclude), exclude=exclude)
+
+
+def _keep_global(
+    score: Tensor, blocks: Sequence[Block], total: int, alive: Tensor, least: int, generator: Generator | None
+) -> Tensor:
+    """Keep the `total` best of all blocks together, after each block's best `least`."""
+    where = _positions(blocks, score.device)
+    if total > int(alive[where].sum()):
+        raise InputError(f"{total:,} weights cannot be kept: only {int(alive[where].sum()):,} are alive")
+    if not least:
+        return _with_kept(alive, where, _best(score, where[alive[where]], total, generator))
+    reserved = torch.zeros_like(alive)
+    for block in blocks:
+        own = _positions([block], score.device)
+        own = own[alive[own]]
+        reserved[_best(score, own, min(least, len(own)), generator)] = True
+    free = total - int(reserved.sum())
+    if free < 0:
+        raise InputError(f"{total:,} weights are too few for {least} in each of {len(blocks)} layers; raise the density or lower min_per_layer")
+    others = where[alive[where] & ~reserved[where]]
+    return _with_kept(alive, where, torch.cat([reserved.nonzero().squeeze(1), _best(score, others, free, generator)]))
+
+
+def _keep_layers(
+    score: Tensor, blocks: Sequence[Block], quotas: Sequence[int], alive: Tensor, generator: Generator | None
+) -> Tensor:
+    kept = []
+    for block, quota in zip(blocks, quotas, strict=True):
+        own = _positions([block], score.device)
+        own = own[alive[own]]
+        if quota > len(own):
+            raise InputError(f"{quota:,} weights of {block.name} cannot be kept: only {len(own):,} of {block.size:,} are alive")
+        kept.append(_best(score, own, quota, generator))
+    return _with_kept(alive, _positions(blocks, score.device), torch.cat(kept))
+
+
+def _best(score: Tensor, where: Tensor, count: int, generator: Generator | None) -> Tensor:
+    """The `count` positions of highest score among `where`."""
+    if generator is not None:
+        where = where[torch.randperm(len(where), generator=generator, device=generator.device).to(where.device)]
+    values = score[where]
+    if values.isnan().any():
+        raise InputError(f"{int(values.isnan().sum()):,} scores are NaN; a score that overflowed cannot rank weights")
+    return where[values.argsort(stable=True)[len(where) - count :]]  # exact: ties cannot over-prune
+
+
+def _with_kept(alive: Tensor, where: Tensor, kept: Tensor) -> Tensor:
+    return alive.index_fill(0, where, False).index_fill(0, kept, True)
+
+
+def _positions(blocks: Sequence[Block], device: torch.device) -> Tensor:
+    return torch.cat([torch.arange(b.start, b.stop, device=device) for b in blocks])
+
+
+def _alive(space: WeightSpace, score: Tensor, alive: Tensor | None) -> Tensor:
+    if score.shape != (space.size,):
+        raise InputError(f"this network has P = {space.size:,} weights and one mask is (P,); got shape {tuple(score.shape)}, so take one replica at a time")
+    if alive is None:
+        return torch.ones(space.size, dtype=torch.bool, device=score.device)
+    _check_mask(space, alive)
+    return alive.to(score.device)
+
+
+def _check_mask(space: WeightSpace, mask: Tensor) -> None:
+    if mask.shape != (space.size,) or mask.dtype != torch.bool:
+        raise InputError(f"a mask of this network is boolean of shape ({space.size},); got {mask.dtype} of shape {tuple(mask.shape)}")
+
+
+def _check_rate(rate: float, name: str) -> None:
+    if not 0 <= rate < 1:
+        raise InputError(f"{name} is the share of kept weights to remove, so it lies in [0, 1); got {rate}")
+
+
+def _total(blocks: Sequence[Block], density: float | None, count: int | None) -> int:
+    size = sum(b.size for b in blocks)
+    if density is not None:
+        check_density(density)
+        return round(density * size)
+    if count is None or not 0 <= count <= size:
+        raise InputError(f"count is how many of the {size:,} prunable weights to keep; got {count}")
+    return count
+
+
+def _ideal(blocks: Sequence[Block], layer_density: Mapping[str, float]) -> list[float]:
+    names = [b.name for b in blocks]
+    for name in layer_density:
+        if name not in names:
+            raise unknown("prunable tensor", name, names)
+    missing = [n for n in names if n not in layer_density]
+    if missing:
+        raise InputError(f"layer_density says nothing of {', '.join(missing)}; give them a density or name them in exclude")
+    odd = {n: d for n, d in layer_density.items() if not 0 <= d <= 1}
+    if odd:
+        raise InputError(f"a layer's density lies in [0, 1]; got {odd}")
+    return [layer_density[b.name] * b.size for b in blocks]
+
+
+def _at_least(quotas: list[int], available: list[int], least: int) -> list[int]:
+    """Raise quotas to `least` (or to all that is there) and take as many from the largest: the sum stays."""
+    floors = [min(least, n) for n in available]
+    raised = [max(q, f) for q, f in zip(quotas, floors, strict=True)]
+    for _ in range(sum(raised) - sum(quotas)):
+        spare = [q - f for q, f in zip(raised, floors, strict=True)]
+        if max(spare) == 0:
+            raise InputError(f"{sum(quotas):,} weights are too few for {least} in each of {len(quotas)} layers; raise the density or lower min_per_layer")
+        raised[spare.index(max(spare))] -= 1
+    return raised

@@ -1,0 +1,215 @@
+"""`Task`: what is learned. Data, network, objective and recipe under one name; every method of surplus starts from one."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surplus.data import Dataset, Splits
+from surplus.errors import InputError
+from surplus.networks import build
+from surplus.space import Buffers, WeightSpace, generator
+from surplus.tasks.objective import CLASSIFICATION, LANGUAGE, REGRESSION, Objective
+from surplus.tasks.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by name and options, or by a user's own factory; picklable, and its `identity` goes into run hashes."""
+
+    name: str
+    input_shape: tuple[int, ...] = ()
+    outputs: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    factory: Callable[[], nn.Module] | None = None
+
+    def __call__(self) -> nn.Module:
+        return self.factory() if self.factory else build(self.name, self.input_shape, self.outputs, **self.options)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes two networks the same: name and options, or a factory's source and structure."""
+        if self.factory is None:
+            return {"name": self.name, "input_shape": list(self.input_shape), "outputs": self.outputs, "options": self.options}
+        module = self.factory()
+        try:
+            source = inspect.getsource(type(module))
+        except (OSError, TypeError):
+            source = ""
+        text = f"{source}\n{module}\n{[(n, tuple(p.shape)) for n, p in module.named_parameters()]}"
+        return {"name": self.name, "factory": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, network, objective and recipe.
+
+    `mean`, `std`: per channel or feature of the training inputs, in the scale of float inputs; the network sees
+    (x - mean) / std.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    network: Network
+    objective: Objective = CLASSIFICATION
+    recipe: Recipe = Recipe()
+    validation: Dataset | None = None
+    carved: bool = False
+
+    @cached_property
+    def space(self) -> WeightSpace:
+        """The network's weight space; a trial pass of two examples checks that the network fits the data."""
+        space = WeightSpace(self.network)
+        self._try(space)
+        return space
+
+    def _try(self, space: WeightSpace) -> None:
+        data = self.train[:2]
+        try:
+            out = space.apply(space.init(0), self.prepare(data.inputs))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"the network {self.network.name} cannot take inputs of shape {self.train.shape}: {str(error).splitlines()[0]};"
+                " choose another --network, or one built for this shape"
+            ) from None
+        if self.objective is CLASSIFICATION and (out.dim() != 2 or out.shape[1] < len(self.train.classes)):
+            raise InputError(
+                f"the network {self.network.name} gives outputs of shape {tuple(out.shape[1:])} for {len(self.train.classes)} classes; one logit per class is expected"
+            )
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training inputs: per channel for images, per column for tables."""
+        x = self.train.inputs
+        if self.train.kind == "image":
+            total, squares, count = 0.0, 0.0, 0
+            for part in x.split(4096):
+                part = _float(part).double()
+                total, squares = total + part.sum((0, 2, 3)), squares + part.square().sum((0, 2, 3))
+                count += part.numel() // part.shape[1]
+            mean = total / count
+            std = (squares / count - mean.square()).clamp(min=0).sqrt()
+            shape = (-1, 1, 1)
+        else:
+            mean, std, shape = x.double().mean(0), x.double().std(0, correction=0), (-1,)
+        std = torch.where(std > 1e-8, std, 1.0)  # a constant column stays constant
+        return mean.float().reshape(shape), std.float().reshape(shape)
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Inputs as the network sees them: float, normalised; tokens pass as they are."""
+        if self.train.kind == "text":
+            return inputs
+        mean, std = (m.to(inputs.device) for m in self.moments)
+        return (_float(inputs) - mean) / std
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Per-example loss without label smoothing: (B, ...), (B, ...) -> (B,)."""
+        return self.objective.loss(outputs, targets, 0.0)
+
+    def statistics(self, theta: Tensor, examples: int = 2048, batch: int = 512) -> Buffers | None:
+        """Batch-norm statistics for the point(s) theta, from a fixed sample of the training inputs."""
+        if not self.space.batch_norms:
+            return None
+        g = generator(0, "batch-norm sample")
+        rows = torch.randperm(len(self.train), generator=g)[:examples].to(self.train.inputs.device)
+        parts = rows.tensor_split(-(-len(rows) // batch))
+        return self.space.statistics(theta, (self.prepare(self.train.inputs[r]).to(theta.device) for r in parts))
+
+    def batches(self, data: Dataset, size: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
+        """Prepared inputs and targets in order."""
+        for x, y in zip(data.inputs.split(size), data.targets.split(size), strict=True):
+            yield self.prepare(x), y
+
+    def to(self, device: torch.device | str) -> Task:
+        """The same task with its data on another device."""
+        moved = self.validation.to(device) if self.validation else None
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=moved)
+
+    def with_recipe(self, **changes: Any) -> Task:
+        """The same task, trained otherwise."""
+        return replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes}))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run's hash rests on: data, network and objective (the recipe is the run's own)."""
+        return {
+            "train": self.train.fingerprint,
+            "validation": self.validation.fingerprint if self.validation else None,
+            "network": self.network.identity,
+            "objective": self.objective.name,
+        }
+
+    @property
+    def classes(self) -> int:
+        return len(self.train.classes)
+
+
+def task_from(
+    data: Splits,
+    network: str | Callable[[], nn.Module] | None = None,
+    *,
+    recipe: Recipe | None = None,
+    objective: Objective | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Task:
+    """A task from data and, if wished, a network.
+
+    Args:
+        data: the splits.
+        network: a registered name, or a function without arguments that builds a module; chosen by the data when None.
+        recipe: how to train; the network's own default when None.
+        objective: read off the targets when None.
+        name: the data's name when None.
+        options: options of the named network (width, norm, ...).
+
+    Raises:
+        InputError: no such network, or it does not fit the data.
+    """
+    from surplus.tasks.defaults import default_network, default_recipe
+
+    objective = objective or _objective(data.train)
+    if callable(network):
+        spec = Network(getattr(network, "__qualname__", type(network).__name__), factory=network)
+    else:
+        chosen, chosen_options = (network, options) if network else default_network(data.train)
+        spec = Network(chosen, network_input(data.train), _outputs(data.train, objective), {**chosen_options, **options})
+    recipe = recipe or default_recipe(spec.name, data.train)
+    task = Task(name or data.name, data.train, data.test, spec, objective, recipe, data.validation, data.carved)
+    _ = task.space  # builds the network and tries it: a misfit is an error now, not in training
+    return task
+
+
+def network_input(data: Dataset) -> tuple[int, ...]:
+    """What a network factory takes as `input_shape`: an input's shape, or (vocabulary, length) for text."""
+    if data.kind == "text":
+        return (int(max(data.inputs.max(), data.targets.max() if data.targets.shape == data.inputs.shape else 0)) + 1, data.shape[0])
+    return data.shape
+
+
+def _objective(data: Dataset) -> Objective:
+    if data.targets.is_floating_point():
+        return REGRESSION
+    return LANGUAGE if data.targets.dim() == 2 else CLASSIFICATION
+
+
+def _outputs(data: Dataset, objective: Objective) -> int:
+    if objective is LANGUAGE:
+        return network_input(data)[0]
+    if data.targets.is_floating_point():
+        return 1 if data.targets.dim() == 1 else int(data.targets.shape[1])
+    return len(data.classes)
+
+
+def _float(inputs: Tensor) -> Tensor:
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()

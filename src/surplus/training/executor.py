@@ -1,0 +1,42 @@
+"""Fan-out: many independent calls over the processors of one machine, or over whatever backend joblib is given.
+
+    with joblib.parallel_config("ray"):     # or "dask", or any registered backend
+        fit(task, seeds=range(100), execution="spread")
+
+Each call works with one torch thread, so that two processes do not fight over the cores of both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fan_out(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int | None = None) -> Iterator[Any]:
+    """Results of fn(*call) for each call, in order, as they come.
+
+    Args:
+        fn: must return something small; the runs themselves go through the store.
+        calls: argument tuples.
+        jobs: processes; one per processor when None; 1 stays in this process.
+    """
+    jobs = min(jobs or processors(), len(calls))
+    if jobs <= 1:
+        yield from (fn(*call) for call in calls)
+        return
+    from joblib import Parallel, delayed
+
+    yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_alone)(fn, call) for call in calls)
+
+
+def _alone(fn: Callable[..., Any], call: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(1)
+    return fn(*call)

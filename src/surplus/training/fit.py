@@ -1,0 +1,287 @@
+"""`fit`: train any number of replicas of a task, stacked in one program or spread over processes, and keep the result.
+
+    run = fit(load("digits"), seeds=range(10), record=True)
+    run.theta            # (10, P)
+    run.evaluate("test").metric.mean()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surplus.errors import InputError
+from surplus.reparam import Identity, Mask, Reparametrisation
+from surplus.tasks import CLASSIFICATION, Recipe, Task
+from surplus.training.engine import Single, Stacked
+from surplus.training.executor import fan_out, processors
+from surplus.training.loop import Loop, Plan, history_table
+from surplus.training.observers import Observer
+from surplus.training.run import Run
+from surplus.training.store import Entry, Store, code_version
+
+Execution = Literal["auto", "stacked", "spread"]
+_STACK_BYTES = 2**31
+"""A stack's weights, gradients and moments stay below this on a CPU."""
+
+
+class Diverged(UserWarning):
+    """A replica's loss became NaN or infinite."""
+
+
+def fit(
+    task: Task,
+    *,
+    seeds: int | Iterable[int] = 1,
+    subsets: Sequence[Tensor] | Tensor | None = None,
+    masks: Tensor | None = None,
+    start: Tensor | None = None,
+    start_step: int = 0,
+    coordinates: Callable[[Tensor, int], Reparametrisation] | None = None,
+    recipe: Recipe | None = None,
+    record: bool = False,
+    keep: Iterable[int] = (),
+    observers: Sequence[Observer] = (),
+    execution: Execution = "auto",
+    device: str = "cpu",
+    jobs: int | None = None,
+    store: Store | None = None,
+) -> Run:
+    """Train K replicas, or find them in the store where they were trained before.
+
+    Args:
+        task: data, network, objective, recipe.
+        seeds: one per replica, or how many (0, 1, ...); a seed decides initialisation, order and augmentation.
+        subsets: training examples per replica, as (K, n) booleans or K tensors of positions; all when None.
+        masks: (K, P) or (P,) booleans; removed weights stay exactly zero.
+        start: (K, P) where to start instead of the seeds' initial points.
+        start_step: where in the schedule and the data order to start (rewinding).
+        coordinates: (theta0 (P,), seed) -> the coordinates that replica is trained in; weights themselves when None.
+        recipe: instead of the task's.
+        record: keep the example record.
+        keep: steps after which to keep the weights.
+        observers: watch training; with observers a run stays in this process and is trained, not looked up.
+        execution: "stacked" in one program, "spread" over processes, or "auto": whichever a short measurement favours.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        jobs: processes for "spread"; one per processor when None.
+        store: where runs are kept; $SURPLUS_HOME, else the platform's cache folder, when None.
+
+    Returns:
+        Run of K replicas.
+
+    Raises:
+        InputError: anything that does not fit together, before training starts.
+    """
+    recipe, store = recipe or task.recipe, store or Store()
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
+    positions = _positions(subsets, seeds, len(task.train))
+    _check(task, recipe, seeds, positions, masks, start, device, record)
+    plan = Plan(
+        task, recipe, seeds, positions, _coordinates(task, seeds, masks, start, coordinates),
+        start_step, record, tuple(sorted(set(keep))), device, tuple(observers),
+    )  # fmt: skip
+    stacked = _choose(plan, execution, store)
+    groups = _groups(plan, stacked)
+    plans = [_part(plan, g) for g in groups]
+    entries = [store.entry(_spec(p)) for p in plans]
+    todo = [(p, e) for p, e in zip(plans, entries, strict=True) if observers or not e.usable()]
+    alone = bool(observers) or torch.device(device).type != "cpu" or len(todo) == 1 or (stacked and len(todo) < 2)
+    for _ in fan_out(train_part, todo, 1 if alone else jobs):
+        pass
+    rows = {replica: (i, row) for i, group in enumerate(groups) for row, replica in enumerate(group)}
+    run = Run(replace(task, recipe=recipe), tuple(entries), tuple(rows[k] for k in range(len(seeds))), seeds, positions, store)
+    if run.diverged:
+        warnings.warn(f"training diverged (loss NaN or infinite) for seeds {run.diverged}; lower the learning rate", Diverged, stacklevel=2)
+    return run
+
+
+def train_part(plan: Plan, entry: Entry) -> str:
+    """Train one stack to its end and complete its folder; a finished one is left alone. Returns the folder's name."""
+    with entry.locked():
+        if plan.observers:
+            entry.clear()
+        elif entry.complete:
+            return entry.key
+        loop = Loop(plan, entry)
+        began = time.time()
+        theta = loop.run()
+        _save(entry, loop, theta, began)
+    return entry.key
+
+
+def _save(entry: Entry, loop: Loop, theta: Tensor, began: float) -> None:
+    import pyarrow as pa
+
+    entry.write_tensors("theta.safetensors", {"theta": theta})
+    entry.write_table("history.parquet", pa.table(history_table(loop.history, loop.plan.seeds)))
+    diverged = [s for s, at in zip(loop.plan.seeds, loop.diverged_at.tolist(), strict=True) if at >= 0]
+    entry.finish(diverged=diverged, steps=loop.step, seconds=round(time.time() - began, 3), finished=time.time(), torch=torch.__version__)
+
+
+# ---- what a run is made of ------------------------------------------------------------------------------------------
+
+
+def _spec(plan: Plan) -> dict[str, Any]:
+    """Everything that decides the result, as plain JSON: its hash names the folder."""
+    return {
+        "kind": "fit",
+        "version": code_version("space", "data", "networks", "reparam", "tasks", "training"),
+        "torch": torch.__version__,
+        "task": plan.task.identity,
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "seeds": list(plan.seeds),
+        "subsets": [_digest(s) for s in plan.subsets] if plan.subsets else None,
+        "coordinates": [c.spec() for c in plan.coordinates],
+        "start_step": plan.start_step,
+        "record": plan.record,
+        "keep": list(plan.keep),
+        "device": torch.device(plan.device).type,
+        "observed": bool(plan.observers),
+    }
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:32]
+
+
+def _coordinates(
+    task: Task, seeds: tuple[int, ...], masks: Tensor | None, start: Tensor | None, make: Callable[[Tensor, int], Reparametrisation] | None
+) -> tuple[Reparametrisation, ...]:
+    points = task.space.init_many(seeds) if start is None else start.detach().to("cpu", task.space.dtype)
+    if masks is not None:
+        every = masks.cpu().expand(len(seeds), task.space.size)
+        return tuple(Mask(p, m) for p, m in zip(points, every, strict=True))
+    return tuple(make(p, s) if make else Identity(p) for p, s in zip(points, seeds, strict=True))
+
+
+def _positions(subsets: Sequence[Tensor] | Tensor | None, seeds: tuple[int, ...], n: int) -> tuple[Tensor, ...] | None:
+    if subsets is None:
+        return None
+    rows = [torch.as_tensor(s).cpu() for s in subsets]
+    if len(rows) != len(seeds):
+        raise InputError(f"there are {len(seeds)} seeds and {len(rows)} subsets; give one subset per replica")
+    positions = []
+    for k, row in enumerate(rows):
+        if row.dtype == torch.bool and len(row) != n:
+            raise InputError(f"subset {k} has {len(row)} booleans for {n} training examples")
+        where = row.nonzero().squeeze(1) if row.dtype == torch.bool else row.long()
+        if len(where) == 0:
+            raise InputError(f"subset {k} is empty; every replica needs at least one training example")
+        if int(where.min()) < 0 or int(where.max()) >= n:
+            raise InputError(f"subset {k} names example {int(where.max())}, but positions lie in 0..{n - 1}")
+        positions.append(where)
+    return tuple(positions)
+
+
+def _check(
+    task: Task, recipe: Recipe, seeds: tuple[int, ...], subsets: tuple[Tensor, ...] | None, masks: Tensor | None, start: Tensor | None, device: str, record: bool
+) -> None:
+    p, k = task.space.size, len(seeds)
+    if not k:
+        raise InputError("no seeds were given; one per replica is expected, or their number")
+    if start is not None and tuple(start.shape) != (k, p):
+        raise InputError(f"start has shape {tuple(start.shape)}; {k} replicas of {p:,} weights need ({k}, {p})")
+    if masks is not None and (masks.dtype != torch.bool or tuple(masks.shape) not in {(p,), (k, p)}):
+        raise InputError(f"masks have type {masks.dtype} and shape {tuple(masks.shape)}; booleans of shape ({p},) or ({k}, {p}) are expected")
+    if recipe.patience and task.validation is None:
+        raise InputError("early stopping (patience) needs a validation set, and the task has none; give one, or set patience=None")
+    if task.objective is not CLASSIFICATION and recipe.label_smoothing:
+        raise InputError(f"label smoothing is for classes; the task is {task.objective.name}")
+    if task.space.batch_norms and min(len(s) for s in subsets or (range(len(task.train)),)) < 2:
+        raise InputError("batch normalisation cannot train on a single example; give every replica at least two")
+    if recipe.augment != type(recipe.augment)() and task.train.kind == "image" and recipe.augment.shift >= min(task.train.shape[1:]):
+        raise InputError(f"a shift of {recipe.augment.shift} pixels does not fit images of {task.train.shape[1]}x{task.train.shape[2]}")
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device here; use device='cpu'")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no Apple GPU here; use device='cpu'")
+
+
+# ---- stacked or spread ----------------------------------------------------------------------------------------------
+
+
+def _groups(plan: Plan, stacked: bool) -> list[list[int]]:
+    """Which replicas go together: all of one subset size, in stacks that fit memory, or each alone."""
+    if not stacked:
+        return [[k] for k in range(len(plan.seeds))]
+    sizes: dict[tuple[Any, ...], list[int]] = {}
+    for k in range(len(plan.seeds)):
+        size = len(plan.subsets[k]) if plan.subsets else len(plan.task.train)
+        sizes.setdefault((size, plan.coordinates[k].size, type(plan.coordinates[k])), []).append(k)
+    most = max(2, _STACK_BYTES // (plan.task.space.size * 4 * 5)) if plan.device == "cpu" else _gpu_stack(plan)
+    return [part for group in sizes.values() for part in _even(group, most)]
+
+
+def _even(group: list[int], most: int) -> list[list[int]]:
+    parts = -(-len(group) // most)
+    return [c.tolist() for c in torch.tensor(group).tensor_split(parts)]
+
+
+def _gpu_stack(plan: Plan) -> int:
+    free = torch.cuda.mem_get_info(plan.device)[0] if torch.device(plan.device).type == "cuda" else 2**32
+    sample = plan.recipe.batch_size * plan.task.train.inputs[0].numel() * 4 * 64  # activations, a generous guess
+    return max(1, int(free * 0.6 // (plan.task.space.size * 4 * 6 + sample)))
+
+
+def _part(plan: Plan, group: list[int]) -> Plan:
+    return replace(
+        plan,
+        seeds=tuple(plan.seeds[k] for k in group),
+        subsets=tuple(plan.subsets[k] for k in group) if plan.subsets else None,
+        coordinates=tuple(plan.coordinates[k] for k in group),
+    )
+
+
+def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
+    """True for stacked. The measurement is kept in the store, so that a resumed run finds its own parts."""
+    if execution not in ("auto", "stacked", "spread"):
+        raise InputError(f"execution must be 'auto', 'stacked' or 'spread'; got {execution!r}")
+    if len(plan.seeds) == 1 or execution == "spread":
+        return False
+    if plan.task.space.has_dropout:
+        if execution == "stacked":
+            raise InputError("a network with dropout cannot be stacked: its replicas would share one stream of masks; use execution='spread'")
+        return False
+    if execution == "stacked" or torch.device(plan.device).type == "cuda":
+        return True
+    spec = {
+        "of": "stacked or spread", "network": plan.task.network.identity, "batch": plan.recipe.batch_size, "precision": plan.recipe.precision,
+        "replicas": min(len(plan.seeds), 8), "processors": processors(), "version": code_version("space", "networks", "training"),
+    }  # fmt: skip
+    return bool(store.cached(spec, lambda: {"stacked": torch.tensor(_stacking_wins(plan))})["stacked"])
+
+
+def _stacking_wins(plan: Plan, steps: int = 4) -> bool:
+    """Time a few steps of a stack of up to eight against one replica alone, both on one thread."""
+    k, threads = min(len(plan.seeds), 8), torch.get_num_threads()
+    rows = torch.arange(min(plan.recipe.batch_size, len(plan.task.train)))
+    x, y = plan.task.prepare(plan.task.train.inputs[rows]), plan.task.train.targets[rows]
+    theta = plan.task.space.init_many(plan.seeds[:k])
+    torch.set_num_threads(1)
+    try:
+        alone = _seconds(Single(plan.task, plan.recipe, 0, x.device), theta[:1], x[None], y[None], steps)
+        lead = (k, *[-1] * x.dim())
+        together = _seconds(Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(lead), y.expand(k, *y.shape), steps)
+    except RuntimeError:  # the user's module does something that vmap cannot follow
+        return False
+    finally:
+        torch.set_num_threads(threads)
+    return together < k * alone
+
+
+def _seconds(engine: Single | Stacked, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
+    engine(theta, x, y, 0)
+    times = []
+    for step in range(steps):
+        began = time.perf_counter()
+        engine(theta, x, y, step)
+        times.append(time.perf_counter() - began)
+    return min(times)

@@ -1,0 +1,254 @@
+"""The one training loop: K replicas, each with its own seed, subset, order and coordinates, from start to end.
+
+    theta = r(z);  g = d loss / d theta on each replica's own batch;  z <- optimiser(z, r'(z)^T g)
+
+Everything random is drawn from (seed, purpose, epoch), and everything that carries over between steps is in the
+checkpoint, so an interrupted run ends with the very weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from surplus.data import Dataset
+from surplus.reparam import Reparametrisation, stack
+from surplus.space import generator
+from surplus.tasks import Recipe, Task
+from surplus.training.augment import augment, draw
+from surplus.training.engine import Engine, Single, Stacked
+from surplus.training.observers import Observer, Step
+from surplus.training.optim import OPTIMISERS, clip_per_replica, learning_rate
+from surplus.training.record import ExampleRecord
+from surplus.training.store import Entry
+
+CHECKPOINT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one stack of replicas needs; its lists have one item per replica, and its subsets one size."""
+
+    task: Task
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    subsets: tuple[Tensor, ...] | None
+    """Which training examples each replica sees, as positions; all when None."""
+    coordinates: tuple[Reparametrisation, ...]
+    start_step: int = 0
+    record: bool = False
+    keep: tuple[int, ...] = ()
+    """Steps whose weights are kept."""
+    device: str = "cpu"
+    observers: tuple[Observer, ...] = field(default=())
+
+    @property
+    def examples(self) -> int:
+        return len(self.subsets[0]) if self.subsets else len(self.task.train)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        return -(-self.examples // self.recipe.batch_size)
+
+    @cached_property
+    def total(self) -> int:
+        return self.recipe.duration.steps(self.steps_per_epoch)
+
+
+class Loop:
+    """The state of training, and how it moves."""
+
+    def __init__(self, plan: Plan, entry: Entry) -> None:
+        self.plan, self.entry, self.recipe = plan, entry, plan.recipe
+        self.device = torch.device(plan.device)
+        self.data = plan.task.train.to(self.device)
+        self.task = plan.task.to(self.device)
+        self.reparam = stack(plan.coordinates)
+        self.z = self.reparam.start().to(self.device).clone()
+        shaped_like_weights = self.z.shape[1] == plan.task.space.size
+        self.optimiser = OPTIMISERS[self.recipe.optimiser](self.recipe, self.z, plan.task.space.blocks if shaped_like_weights else None)
+        self.step = plan.start_step
+        self.history: list[Tensor] = []
+        self.running = torch.zeros(len(plan.seeds), device=self.device)
+        self.diverged_at = torch.full((len(plan.seeds),), -1, dtype=torch.int64)
+        self.best: dict[str, Tensor] = {}
+        self.record = self._recorder() if plan.record else None
+        self._epoch = -1
+        parts = torch.arange(plan.examples).tensor_split(plan.steps_per_epoch)  # batches of nearly equal size
+        self._bounds = [0, *(int(p[-1]) + 1 for p in parts)]
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> Tensor:
+        """Train to the end, from the last checkpoint if there is one; returns theta (K, P)."""
+        self._resume()
+        engine = self._engine()
+        saved = time.monotonic()
+        while self.step < self.plan.total and not self._finished():
+            self._update(engine)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.entry.write_checkpoint(self._state())
+                saved = time.monotonic()
+        if self.record is not None:
+            self.record.flush()
+        return self._final()
+
+    def _update(self, engine: Engine) -> None:
+        epoch, i = divmod(self.step, self.plan.steps_per_epoch)
+        if epoch != self._epoch:
+            self._begin_epoch(epoch)
+        index = self.order[:, self._bounds[i] : self._bounds[i + 1]]
+        x, y = self.data.inputs[index], self.data.targets[index]                   # (K, B, ...)
+        if self.draws is not None:
+            x = augment(x, self.recipe.augment, self.draws, index)
+        theta = self.reparam.to_theta(self.z)
+        outputs, losses, grad = engine(theta, self.task.prepare(x), y, self.step)
+        grad = self.reparam.pullback(self.z, grad)
+        if self.recipe.clip is not None:
+            grad = clip_per_replica(grad, self.recipe.clip)
+        lr = learning_rate(self.recipe, self.step, self.plan.total, self.plan.steps_per_epoch)
+        self.optimiser.step(self.z, grad, lr, self.step - self.plan.start_step + 1)
+        self.step += 1
+        self.running += losses.mean(1)
+        last = i + 1 == self.plan.steps_per_epoch
+        self._observe(Step(self.step, self.plan.total, epoch, last, theta, index, outputs, y, losses, lr))
+
+    def _observe(self, event: Step) -> None:
+        if self.record is not None:
+            self.record.update(event.index, event.outputs, event.targets)
+            if event.last_of_epoch or event.step == event.total:
+                self.record.end_epoch()
+        if event.step in self.plan.keep:
+            self.entry.write_tensors(f"trajectory/{event.step:08d}.safetensors", {"theta": self.theta})
+        if self.plan.observers:
+            event = Step(**{**event.__dict__, "theta": self.theta})
+            for observer in self.plan.observers:
+                observer.on_step(event)
+        if event.last_of_epoch or event.step == event.total:
+            self._end_epoch(event.epoch, event.lr, event.step)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Each replica's order and augmentation for this epoch, drawn from its own seed."""
+        plan = self.plan
+        orders = []
+        for k, seed in enumerate(plan.seeds):
+            order = torch.randperm(plan.examples, generator=generator(seed, "order", epoch))
+            orders.append(plan.subsets[k][order] if plan.subsets else order)
+        self.order = torch.stack(orders).to(self.device)
+        image = self.data.kind == "image"
+        self.draws = draw(self.recipe.augment, list(plan.seeds), epoch, self.data.shape, len(self.data), self.device) if image else None
+        self._epoch = epoch
+
+    def _end_epoch(self, epoch: int, lr: float, step: int) -> None:
+        batches = step - max(epoch * self.plan.steps_per_epoch, self.plan.start_step)
+        loss = (self.running / max(batches, 1)).cpu()
+        self.running.zero_()
+        lost = ~loss.isfinite() & (self.diverged_at < 0)
+        self.diverged_at[lost] = step
+        validation = self._validate() if self.recipe.patience else torch.full_like(loss, torch.nan)
+        self.history.append(torch.stack([torch.full_like(loss, epoch), torch.full_like(loss, step), torch.full_like(loss, lr), loss, validation]))
+
+    def _validate(self) -> Tensor:
+        """Validation loss (K,), with the best point of each replica kept until its patience ends."""
+        from surplus.training.predict import evaluate
+
+        assert self.recipe.patience and self.task.validation is not None
+        loss = evaluate(self.task, self.theta, self.task.validation).loss.cpu()
+        if not self.best:
+            self.best = {"loss": torch.full_like(loss, torch.inf), "waited": torch.zeros(len(loss)), "theta": self.theta.clone()}
+        active = self.best["waited"] < self.recipe.patience
+        better = active & (loss < self.best["loss"])
+        self.best["theta"][better] = self.theta[better]
+        self.best["loss"] = torch.where(better, loss, self.best["loss"])
+        self.best["waited"] = torch.where(better, 0, self.best["waited"] + active)
+        return loss
+
+    def _finished(self) -> bool:
+        """Every replica has diverged, or waited out its patience."""
+        stopped = self.best["waited"] >= self.recipe.patience if self.best and self.recipe.patience else torch.zeros(len(self.plan.seeds), dtype=torch.bool)
+        return bool((stopped | (self.diverged_at >= 0)).all())
+
+    @property
+    def theta(self) -> Tensor:
+        """(K, P) now."""
+        with torch.no_grad():
+            return self.reparam.to_theta(self.z)
+
+    def _final(self) -> Tensor:
+        return (self.best["theta"] if self.best else self.theta).detach().clone()
+
+    # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _engine(self) -> Engine:
+        if len(self.plan.seeds) == 1:
+            return Single(self.task, self.recipe, self.plan.seeds[0], self.device)
+        return Stacked(self.task, self.recipe, len(self.plan.seeds), self.device)
+
+    def _recorder(self) -> ExampleRecord:
+        def write(name: str, content: bytes) -> None:
+            self.entry.write(f"record/{name}", content)
+
+        return ExampleRecord(len(self.data), replicas=len(self.plan.seeds), reduce=self.task.objective.record, write=write)
+
+    # ---- interruption ----------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {"step": torch.tensor(self.step), "z": self.z, "running": self.running, "diverged_at": self.diverged_at}
+        state |= {f"optimiser.{k}": v for k, v in self.optimiser.state.items()} | {f"best.{k}": v for k, v in self.best.items()}
+        if self.history:
+            state["history"] = torch.stack(self.history)
+        if self.record is not None:
+            state |= {f"record.{k}": v for k, v in self.record.state().items()}
+        for i, observer in enumerate(self.plan.observers):
+            state |= {f"observer{i}.{k}": v for k, v in observer.state().items()}
+        return state
+
+    def _resume(self) -> None:
+        state = self.entry.read_checkpoint()
+        if state is None:
+            self.entry.clear()
+            return
+        self.step = int(state["step"])
+        self.z.copy_(state["z"])
+        self.running.copy_(state["running"])
+        self.diverged_at = state["diverged_at"]
+        for name, tensor in self.optimiser.state.items():
+            tensor.copy_(state[f"optimiser.{name}"])
+        self.best = {k: v.to(self.device) if k == "theta" else v for k, v in _below("best", state).items()}
+        self.history = list(state["history"]) if "history" in state else []
+        if self.record is not None:
+            self.record.load_state(_below("record", state))
+            for later in self.entry.path.glob("record/*.parquet"):  # written after the checkpoint: done again
+                if int(later.stem[-5:]) >= self.record.epoch:
+                    later.unlink()
+        for i, observer in enumerate(self.plan.observers):
+            observer.load_state(_below(f"observer{i}", state))
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in state.items() if k.startswith(f"{prefix}.")}
+
+
+HISTORY = ("epoch", "step", "lr", "loss", "validation_loss")
+
+
+def history_table(history: Sequence[Tensor], seeds: Sequence[int]) -> dict[str, list[float]]:
+    """The history as columns, a row per epoch and replica."""
+    rows = torch.stack(list(history)) if history else torch.empty(0, len(HISTORY), len(seeds))     # (epochs, 5, K)
+    columns = {name: rows[:, i].flatten().tolist() for i, name in enumerate(HISTORY)}
+    whole = {name: [int(v) for v in columns[name]] for name in ("epoch", "step")}
+    return {"seed": list(seeds) * len(rows), **columns, **whole}
+
+
+def dataset_of(task: Task, which: str | Dataset) -> Dataset:
+    """A task's split by name, or a data set as it is."""
+    if isinstance(which, Dataset):
+        return which
+    data = {"train": task.train, "test": task.test, "validation": task.validation}[which]
+    assert data is not None
+    return data

@@ -1,0 +1,177 @@
+"""The example record: what training says of every example, at every visit.
+
+For each replica, epoch and example: loss, correct, margin, confidence, error norm. Kept columnar on disk (Parquet),
+written as training goes, so that any score of it can be computed later without training again. The same recorder hangs
+into a user's own loop:
+
+    with ExampleRecord(n=len(data), folder="record") as record:
+        for epoch in range(epochs):
+            for index, x, y in batches:
+                logits = model(x)
+                record.update(index, logits, y)
+                ...
+            record.end_epoch()
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surplus.errors import InputError
+from surplus.tasks import classification_record
+from surplus.training.store import write_atomically
+
+_PENDING = 2_000_000
+"""Logits kept before they are reduced, in numbers: reducing many batches at once is what makes recording cheap."""
+_FLUSH_NUMBERS, _FLUSH_SECONDS = 20_000_000, 5.0
+"""Closed epochs go to disk once they hold so many numbers, or so long after the last ones."""
+
+
+class ExampleRecord:
+    """Records every visit of every example; an epoch's last visit counts.
+
+    Args:
+        n: how many examples the data have; indices lie in 0..n-1.
+        folder: where the Parquet files go; everything stays in memory when None.
+        replicas: how many networks train at once.
+        reduce: (outputs, targets) -> named numbers per example; classification's five by default.
+        write: takes a file name and its content; writes into `folder` atomically by default.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        folder: str | Path | None = None,
+        *,
+        replicas: int = 1,
+        reduce: Callable[[Tensor, Tensor], dict[str, Tensor]] = classification_record,
+        write: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        if n < 1:
+            raise InputError(f"a record needs at least one example; got n = {n}")
+        self.n, self.replicas, self.reduce = n, replicas, reduce
+        self.folder = Path(folder) if folder is not None else None
+        self._write = write or (None if self.folder is None else lambda name, content: write_atomically(self.folder / name, content))
+        self.epoch = 0
+        self.closed: list[dict[str, Tensor]] = []
+        """Epochs that are complete and not on disk yet."""
+        self._flushed = time.monotonic()
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._waiting = 0
+        self._values: dict[str, Tensor] = {}
+
+    def __enter__(self) -> ExampleRecord:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def update(self, index: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Note one batch: index (B,), outputs (B, classes), targets (B,); with several replicas each has a leading K."""
+        self._pending.append((index, outputs.detach(), targets))
+        self._waiting += outputs.numel()
+        if self._waiting > _PENDING:
+            self._reduce()
+
+    def end_epoch(self) -> None:
+        """Close the epoch, and start the next."""
+        self._reduce()
+        if not self._values:
+            raise InputError("an epoch ended before any batch was recorded; call update(index, logits, targets) in it")
+        self.closed.append(self._values)
+        self._values = {}
+        self.epoch += 1
+        numbers = len(self.closed) * sum(v.numel() for v in self.closed[0].values())
+        if numbers > _FLUSH_NUMBERS or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the closed epochs to disk, as one file named after the first of them."""
+        if self.closed and self._write is not None:
+            first = self.epoch - len(self.closed)
+            self._write(f"epochs-{first:05d}.parquet", self._table(first))
+            self.closed = []
+        self._flushed = time.monotonic()
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Everything so far by name, each (replicas, epochs, n) with NaN where an example was not visited."""
+        if self.folder is not None:
+            self.flush()
+            return read_record(self.folder, self.n, self.replicas)
+        return {k: torch.stack([e[k] for e in self.closed], dim=1) for k in self.closed[0]} if self.closed else {}
+
+    def state(self) -> dict[str, Tensor]:
+        """The open epoch, for a checkpoint; closed ones go to disk first."""
+        self._reduce()
+        self.flush()
+        return {**self._values, "epoch": torch.tensor(self.epoch)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up an open epoch from a checkpoint."""
+        self.epoch = int(state["epoch"])
+        self._values = {k: v for k, v in state.items() if k != "epoch"}
+
+    def _reduce(self) -> None:
+        """Turn the pending batches into numbers per example, in one vectorised pass."""
+        if not self._pending:
+            return
+        k = self.replicas
+        index = torch.cat([i.reshape(k, -1) for i, _, _ in self._pending], dim=1)                     # (K, m)
+        outputs = torch.cat([o.reshape(k, i.numel() // k, *o.shape[i.dim() :]) for i, o, _ in self._pending], dim=1)
+        targets = torch.cat([t.reshape(k, i.numel() // k, *t.shape[i.dim() :]) for i, _, t in self._pending], dim=1)
+        self._pending, self._waiting = [], 0
+        for name, values in self.reduce(outputs.flatten(0, 1).float(), targets.flatten(0, 1)).items():
+            if name not in self._values:
+                self._values[name] = torch.full((k, self.n), torch.nan)
+            self._values[name].scatter_(1, index.cpu(), values.view(k, -1).float().cpu())
+
+    def _table(self, first: int) -> bytes:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        values = {name: torch.stack([e[name] for e in self.closed]) for name in self.closed[0]}       # (epochs, K, n)
+        seen = ~next(iter(values.values())).isnan()
+        epoch, replica, example = seen.nonzero(as_tuple=True)
+        columns = {
+            "epoch": (epoch + first).int().numpy(),
+            "replica": replica.int().numpy(),
+            "example": example.numpy(),
+            **{name: v[seen].numpy() for name, v in values.items()},
+        }
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer, compression="zstd", compression_level=1)
+        return buffer.getvalue()
+
+
+def read_record(folder: str | Path, n: int | None = None, replicas: int | None = None) -> dict[str, Tensor]:
+    """A record's files as arrays by name, each (replicas, epochs, n) with NaN where an example was not visited.
+
+    Raises:
+        InputError: the folder holds no record.
+    """
+    files = sorted(Path(folder).glob("epochs-*.parquet"))
+    if not files:
+        raise InputError(f"{str(folder)!r} holds no example record (files epochs-00000.parquet, ...)")
+    return _arrays(files, n, replicas)
+
+
+def _arrays(files: Sequence[Path], n: int | None, replicas: int | None) -> dict[str, Tensor]:
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(f) for f in files]
+    top = lambda column: max((int(t.column(column).to_numpy().max()) for t in tables if len(t)), default=-1) + 1  # noqa: E731
+    n, replicas, epochs = n or top("example"), replicas or top("replica"), top("epoch")
+    names = [c for c in tables[0].column_names if c not in ("epoch", "replica", "example")]
+    arrays = {name: np.full((replicas, epochs, n), np.nan, dtype=np.float32) for name in names}
+    for table in tables:
+        where = tuple(table.column(c).to_numpy() for c in ("replica", "epoch", "example"))
+        for name in names:
+            arrays[name][where] = table.column(name).to_numpy()
+    return {name: torch.from_numpy(a) for name, a in arrays.items()}
