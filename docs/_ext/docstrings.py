@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 SECTION = re.compile(
-    r"(Args|Arguments|Attributes|Examples?|Keyword Args|Notes?|Raises|References|Returns|See Also|Warns|Warnings?|Yields):$"
+    r"(Args|Arguments|Attributes|Examples?|Keyword Args|Notes?|Raises|References|Returns|See Also|Warns|Yields):$"
 )
 ITEM = re.compile(r"([-*]|\d+[.)]) +")
 CODE = re.compile(r"(:[a-z:]+:`[^`]+`|``.+?``|`[^`]+`)")

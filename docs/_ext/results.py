@@ -60,8 +60,8 @@ def index_page(stored: dict[str, dict[str, Any] | None]) -> str:
         counts = Counter(claim["verdict"] for claim in result["claims"]) if result else Counter()
         rows.append([f"[{slug}]({slug}.md)", *(str(counts[verdict]) if result else "" for verdict in VERDICTS)])
     text = (
-        "# Studies\n\nA study re-measures what a paper claims. Its criterion is fixed beforehand; a claim *holds*, *fails*,\n"
-        "or stays *undecided* where the interval does not tell. The table counts claims, from the stored results.\n"
+        "# Studies\n\nA study re-measures what a paper claims, by a criterion that is fixed beforehand. A claim\n"
+        "*holds*, *fails*, or stays *undecided* where the interval does not tell. The table counts claims.\n"
     )
     return f"{text}\n{table(['study', *VERDICTS], rows)}\n{toctree(stored)}"
 

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surplus.space import WeightSpace
     from surplus.stats import Estimate
-    from surplus.tasks import Task
-    from surplus.training import fit
+    from surplus.tasks import Task, load
+    from surplus.training.fit import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["Estimate", "Task", "WeightSpace", "__version__", "fit"]
+__all__ = ["Estimate", "Task", "WeightSpace", "__version__", "fit", "load"]
 
 _HOMES = {
     "Estimate": "surplus.stats",
     "Task": "surplus.tasks",
     "WeightSpace": "surplus.space",
     "fit": "surplus.training",
+    "load": "surplus.tasks",
 }
 
 

@@ -97,6 +97,11 @@ def methods(kind: str | None = None) -> list[Method]:
     return sorted(rows, key=lambda m: (KINDS.index(m.kind), m.name))
 
 
+def registered(kind: str, name: str) -> bool:
+    """Whether a method is in the table already, without importing anything further."""
+    return (kind, name.replace("_", "-").lower()) in _METHODS
+
+
 def find(kind: str, name: str) -> Method:
     """The method of this kind and name.
 

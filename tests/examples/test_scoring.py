@@ -81,12 +81,14 @@ def test_named_scores_only(evidence):
 
 def test_a_score_of_your_own_joins_by_its_arguments(evidence):
     @method("example score", high="noisy")
-    def my_score(loss, labels=None):
-        return Estimate.over(loss.nanmean(1) + (0 if labels is None else labels))
+    def my_score(loss, labels=7):
+        return Estimate.over(loss.nanmean(1) + labels)
 
     try:
-        mine = score_all(evidence, names=["my-score"])["my-score"].mean
-        torch.testing.assert_close(mine, evidence["loss"].nanmean(1).mean(0) + evidence["labels"])  # optional
+        with_labels, without = evidence, {**evidence, "labels": None}
+        speed = evidence["loss"].nanmean(1).mean(0)
+        torch.testing.assert_close(score_all(with_labels, ["my-score"])["my-score"].mean, speed + evidence["labels"])
+        torch.testing.assert_close(score_all(without, ["my-score"])["my-score"].mean, speed + 7)
     finally:
         del _METHODS["example score", "my-score"]
 
@@ -127,6 +129,20 @@ def test_reliability_of_a_difference_of_runs(evidence):
     hits = trained_on | ~memorised
     evidence = {"hits": hits, "trained_on": trained_on, "share": torch.full((40,), 0.5)}
     assert reliability("memorization", evidence, splits=3) == pytest.approx(1)
+
+
+def test_reliability_halves_whatever_belongs_to_runs():
+    @method("example score", high="hard")
+    def gapped(thetas, buffers):
+        assert len(thetas) == len(buffers["shift"])
+        return Estimate.over(thetas + buffers["shift"])
+
+    try:
+        noise, signal = torch.randn(7, 50, generator=torch.Generator().manual_seed(0)), torch.arange(50.0)
+        shared = {"thetas": noise, "buffers": {"shift": signal - noise}}
+        assert reliability("gapped", shared, splits=3) == pytest.approx(1)  # only if both follow the same runs
+    finally:
+        del _METHODS["example score", "gapped"]
 
 
 def test_reliability_needs_runs(evidence):

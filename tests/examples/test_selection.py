@@ -84,6 +84,12 @@ def test_hardest_and_easiest_take_the_ends_and_break_ties_by_index():
     assert easiest(torch.tensor([torch.inf, -torch.inf, 0.0]), 2).tolist() == [False, True, True]
 
 
+def test_many_ties_go_to_the_lowest_index():
+    first = torch.arange(5000) < 1234
+    assert torch.equal(hardest(torch.zeros(5000), 1234), first)
+    assert torch.equal(easiest(torch.zeros(5000), 1234), first)
+
+
 def test_random_is_uniform():
     counts = sum(random_subset(torch.zeros(10), 3, generator=generator(seed)).double() for seed in range(2000))
     assert (counts / 2000 - 0.3).abs().max() < 4 * (0.3 * 0.7 / 2000) ** 0.5

@@ -156,10 +156,10 @@ def test_the_logit_scale_multiplies_the_logits():
     torch.testing.assert_close(third(x), one(x) / 3)
 
 
-def test_shift_norm_standardises_and_adds_its_bias():
+def test_shift_norm_standardises_and_adds_its_shift():
     layer, x = ShiftNorm(2), 5 + 3 * randn(64, 2, 4, 4)
     with torch.no_grad():
-        layer.bias.copy_(torch.tensor([1.0, -2.0]))
+        layer.shift.copy_(torch.tensor([1.0, -2.0]))
     y = layer(x)
-    torch.testing.assert_close(y.mean((0, 2, 3)), layer.bias.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.mean((0, 2, 3)), layer.shift.detach(), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(2), atol=1e-4, rtol=0)

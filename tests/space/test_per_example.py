@@ -58,7 +58,8 @@ class Positions(nn.Module):
 
     def __init__(self, positions: int) -> None:
         super().__init__()
-        self.tokens, self.positions, self.out = nn.Embedding(CLASSES, 5), nn.Embedding(positions, 5), nn.Linear(5, CLASSES)
+        self.tokens, self.positions = nn.Embedding(CLASSES, 5), nn.Embedding(positions, 5)
+        self.out = nn.Linear(5, CLASSES)
 
     def forward(self, tokens: Tensor) -> Tensor:
         where = torch.arange(tokens.shape[1], device=tokens.device)
@@ -88,7 +89,8 @@ class BareParameter(nn.Module):
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.attention, self.out = nn.Linear(5, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, CLASSES)
+        self.inner, self.out = nn.Linear(5, 8), nn.Linear(8, CLASSES)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.inner(x)
@@ -102,6 +104,13 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.cell(x)[0][:, -1])
+
+
+class Branching(BareParameter):
+    """Looks at a value on its way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.abs().max() > 0 else super().forward(-x)
 
 
 class SpoiledInput(nn.Module):
@@ -153,7 +162,7 @@ COVERED = {
     "linear on few positions": lambda: on_sequence(nn.Linear(5, 9), 2),
     "linear on many positions": lambda: on_sequence(nn.Linear(5, 9), 20),
     "linear on one position": lambda: on_sequence(nn.Linear(5, 9), 1),
-    "linear on a grid": lambda: (nn.Sequential(nn.Linear(5, 3), nn.Flatten(), nn.Linear(36, CLASSES)), torch.randn(N, 3, 4, 5)),
+    "linear on a grid": lambda: after_conv(nn.Linear(5, 3), 3, 4, 5),
     "conv, one channel": lambda: after_conv(nn.Conv2d(1, 6, 3), 1, 7, 7),
     "conv, stride and padding": lambda: after_conv(nn.Conv2d(3, 5, 3, stride=2, padding=(1, 2)), 3, 8, 7),
     "conv, dilation": lambda: after_conv(nn.Conv2d(2, 5, (3, 2), dilation=(2, 1)), 2, 9, 8),
@@ -174,17 +183,20 @@ COVERED = {
     "conv3d": lambda: after_conv(nn.Conv3d(2, 3, 2, padding=1), 2, 3, 4, 3),
     "residual": lambda: (Residual(), torch.randn(N, 3, 5, 5)),
     "batch norm on a table": lambda: (
-        nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, CLASSES)), torch.randn(N, 5)
+        nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, CLASSES)),
+        torch.randn(N, 5),
     ),
     "group norm": lambda: after_conv(nn.Sequential(nn.Conv2d(2, 6, 3), nn.GroupNorm(3, 6)), 2, 5, 5),
     "layer norm": lambda: on_sequence(nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8)), 3),
     "layer norm over two axes": lambda: (
-        nn.Sequential(nn.LayerNorm((3, 5)), nn.Flatten(), nn.Linear(15, CLASSES)), torch.randn(N, 3, 5)
+        nn.Sequential(nn.LayerNorm((3, 5)), nn.Flatten(), nn.Linear(15, CLASSES)),
+        torch.randn(N, 3, 5),
     ),
     "rms norm": lambda: on_sequence(nn.Sequential(nn.Linear(5, 8), nn.RMSNorm(8)), 3),
     "embedding": lambda: (nn.Sequential(nn.Embedding(CLASSES, 5), nn.Tanh(), Pool(), nn.Linear(5, CLASSES)), tokens(7)),
     "embedding with padding": lambda: (
-        nn.Sequential(nn.Embedding(CLASSES, 5, padding_idx=1), nn.Tanh(), Pool(), nn.Linear(5, CLASSES)), tokens(7)
+        nn.Sequential(nn.Embedding(CLASSES, 5, padding_idx=1), nn.Tanh(), Pool(), nn.Linear(5, CLASSES)),
+        tokens(7),
     ),
     "shared layers": lambda: (Twice(), torch.randn(N, 5)),
     "tied decoder": lambda: (TiedDecoder(), tokens(7)),
@@ -196,12 +208,12 @@ FALLING_BACK = {
     "positions first": lambda: (PositionsFirst(), torch.randn(N, 7, 5)),
     "positions first, as many as examples": lambda: (PositionsFirst(), torch.randn(N, N, 5)),
     "bare parameter": lambda: (BareParameter(), torch.randn(N, 5)),
+    "recurrent": lambda: (Recurrent(), torch.randn(N, 3, 5)),
     "attention": lambda: (Attention(), torch.randn(N, 3, 5)),
-    "weight norm": lambda: (
-        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 7)), nn.Tanh(), nn.Linear(7, CLASSES)), torch.randn(N, 5)
-    ),
+    "weight norm": lambda: after_conv(nn.utils.parametrizations.weight_norm(nn.Linear(5, 7)), 5),
     "embedding scaled by frequency": lambda: (
-        nn.Sequential(nn.Embedding(CLASSES, 5, scale_grad_by_freq=True), Pool(), nn.Linear(5, CLASSES)), tokens(3)
+        nn.Sequential(nn.Embedding(CLASSES, 5, scale_grad_by_freq=True), Pool(), nn.Linear(5, CLASSES)),
+        tokens(3),
     ),
     "transposed conv": lambda: after_conv(nn.ConvTranspose2d(2, 3, 3), 2, 4, 4),
 }
@@ -258,8 +270,10 @@ def test_an_input_overwritten_after_the_call_is_not_trusted():
 
 
 def test_a_network_that_vmap_cannot_trace_goes_one_by_one():
-    network, x, y = case(lambda: (Recurrent(), torch.randn(N, 3, 5)))
-    torch.testing.assert_close(per_example_grad_norms(network, None, x, y, method="loop"), one_by_one(network, x, y))
+    network, x, y = case(lambda: (Branching(), torch.randn(N, 5)))
+    torch.testing.assert_close(per_example_grad_norms(network, None, x, y), one_by_one(network, x, y))
+    with pytest.raises(RuntimeError, match="control flow"):
+        per_example_grad_norms(network, None, x, y, method="vmap")
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "tied decoder", "conv, groups"])
@@ -309,7 +323,8 @@ def test_hooks_gradients_and_mode_are_left_as_they_were():
 
 
 def test_a_sequence_of_losses_is_summed_per_example():
-    network, x, _ = case(lambda: (nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES)), torch.randn(N, 3, 5)))
+    network, _, _ = case(COVERED["mlp"])
+    x = torch.randn(N, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = torch.randint(CLASSES, (N, 3), generator=torch.Generator().manual_seed(1))
 
     def token_loss(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Corrupted images: Zhang et al.'s inputs without structure, and the 19 corruptions of CIFAR-10-C at severities 1 to 5.
 
-    x' = floor(255 clip(corrupt_s(x), 0, 1)) / 255        x (n, C, H, W) in [0, 1], C = 1 or 3
+    x' = floor(255 clip(corrupt_s(x), 0, 1)) / 255        x (n, C, H, W) in [0, 1], or uint8, C = 1 or 3
     mCE = mean over corruptions c of  sum_s error[c, s] / sum_s error_reference[c, s]
 
 Hendrycks & Dietterich 2019, arXiv 1903.12261, with the constants of their CIFAR-10 script, which differ from
@@ -56,9 +56,10 @@ def _graded(core: Core) -> Corruption:
             raise InputError(f"severity is one of 1, 2, 3, 4, 5; got {severity!r}")
         if not len(images):
             return images.clone()
-        work = images if images.dtype == torch.float64 else images.float()
+        work = images if images.dtype == torch.float64 else _unit(images).float()
         parts = [_quantise(core(part, int(severity) - 1, generator)) for part in work.split(CHUNK)]
-        return torch.cat(parts).to(images.dtype)
+        x = torch.cat(parts)
+        return x.to(images.dtype) if images.is_floating_point() else (255 * x).round().to(images.dtype)
 
     del corrupt.__wrapped__  # so that the signature shown is the one to call
     return corrupt
@@ -94,6 +95,8 @@ def gaussian_pixels(
 ) -> Tensor:
     """Every pixel from a normal law with the data's mean and deviation per channel; not clipped, which shifts both.
 
+    Bytes come back as floats on the scale [0, 1], since a normal law does not end at 0 and 255.
+
     Args:
         images: (n, C, H, W); only the shape counts where mean and std are given.
         generator: source of the draws.
@@ -101,6 +104,7 @@ def gaussian_pixels(
         std: (C,) likewise.
     """
     _check_images(images)
+    images = _unit(images)
     mean = images.mean((0, 2, 3)) if mean is None else mean.to(images)
     std = images.std((0, 2, 3)) if std is None else std.to(images)
     return mean.view(-1, 1, 1) + std.view(-1, 1, 1) * _normal(images, images.shape, generator)
@@ -412,21 +416,27 @@ def mean_corruption_error(errors: Tensor, reference: Tensor) -> Tensor:
 
 
 def _check_images(images: Tensor) -> None:
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
+    pixels = images.is_floating_point() or images.dtype == torch.uint8
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not pixels:
         raise InputError(
-            f"images are floating point of shape (n, 1 or 3, height, width); "
+            f"images are floating point or uint8 of shape (n, 1 or 3, height, width); "
             f"got {images.dtype} of shape {tuple(images.shape)}"
         )
     if min(images.shape[-2:]) < 8:
         raise InputError(
             f"images must be at least 8 x 8 for a corruption to mean anything; got {tuple(images.shape[-2:])}"
         )
-    rows = (~((images >= 0) & (images <= 1)).flatten(1).all(1)).nonzero().squeeze(1).tolist()
+    rows = (~((images >= 0) & (_unit(images) <= 1)).flatten(1).all(1)).nonzero().squeeze(1).tolist()
     if rows:
         raise InputError(
             f"pixels lie in [0, 1], corruption comes before normalisation; {len(rows)} images do not or hold NaN, "
             f"the first in rows {rows[:5]}"
         )
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Bytes 0..255 as floats in [0, 1]; floats as they came."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def _quantise(x: Tensor) -> Tensor:

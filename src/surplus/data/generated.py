@@ -167,8 +167,8 @@ def sinusoid(
 ) -> tuple[Tensor, Tensor]:
     """Regression on amplitude sin(x + phase), with x uniform on [-reach, reach].
 
-    Finn et al. 2017 (arXiv 1703.03400, section 5.1) learn to learn these with amplitudes in [0.1, 5], phases in [0, pi],
-    reach 5 and no noise.
+    Finn et al. 2017 (arXiv 1703.03400, section 5.1) learn to learn these with amplitudes in [0.1, 5], phases in
+    [0, pi], reach 5 and no noise.
 
     Args:
         n: examples.
@@ -187,7 +187,7 @@ def sinusoid(
 
 
 def markov_chain(vocabulary: int, generator: Generator, *, sharpness: float = 2.0) -> Tensor:
-    """A random transition matrix (V, V), the softmax of sharpness times normal numbers; 0 makes tokens independent."""
+    """A random transition matrix (V, V): softmax of sharpness times normals; 0 makes all tokens equally likely."""
     _at_least(2, vocabulary=vocabulary)
     return (sharpness * _normal((vocabulary, vocabulary), generator).double()).softmax(1)
 

@@ -7,6 +7,7 @@ from surplus.examples.ccs import ccs
 from surplus.examples.el2n import el2n, el2n_from_logits
 from surplus.examples.evidence import EVIDENCE
 from surplus.examples.forgetting import forgetting
+from surplus.examples.grand import grand, grand_last
 from surplus.examples.herding import herding, herding_order
 from surplus.examples.k_center import k_center, k_center_order
 from surplus.examples.kernel_density import density, same_class_density, signed_density
@@ -33,6 +34,8 @@ __all__ = [
     "el2n",
     "el2n_from_logits",
     "forgetting",
+    "grand",
+    "grand_last",
     "hardest",
     "hardness",
     "herding",

@@ -41,7 +41,7 @@ EVIDENCE = {
     "probabilities": Piece(("runs", "n", "classes"), "predicted class probabilities, held out", "cross-validation"),
     "space": Piece((), "the WeightSpace of the network", "the task: task.space"),
     "thetas": Piece(("runs", "P"), "weights at the point where gradients are taken", "a training run: run.theta"),
-    "buffers": Piece((), "batch-norm statistics of those weights", "space.statistics(theta, batches)"),
+    "buffers": Piece(("runs", "..."), "their batch-norm statistics, by name", "space.statistics(theta, batches)"),
 }
 
 

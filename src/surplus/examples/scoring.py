@@ -71,7 +71,7 @@ def reliability(name: str, evidence: Mapping[str, object], *, splits: int = 20, 
     Args:
         name: of a score whose evidence has a leading axis of runs.
         evidence: as for `score`.
-        splits: how many random halvings.
+        splits: how many random halvings; each takes the score twice, so ask for few of a slow one.
         seed: for the halvings.
         options: the score's own settings.
 
@@ -83,14 +83,14 @@ def reliability(name: str, evidence: Mapping[str, object], *, splits: int = 20, 
     """
     score(name, evidence, **options)  # refuses what is missing or does not fit, before anything is split
     asked = set(inspect.signature(find("example score", name).fn).parameters)
-    by_run = {k: v for k, v in evidence.items() if k in asked and isinstance(v, Tensor) and _runs_lead(k)}
-    if not by_run:
+    by_run = {k: v for k, v in evidence.items() if k in asked and v is not None and _runs_lead(k)}
+    counts = [len(v) for v in by_run.values() if isinstance(v, Tensor)]
+    if not counts:
         raise InputError(f"the score {name!r} rests on no independent runs here, so it cannot be split into halves")
-    runs = len(next(iter(by_run.values())))
-    chance = generator(seed, "reliability", name)
+    runs, chance = counts[0], generator(seed, "reliability", name)
 
     def half(rows: Tensor) -> Tensor:
-        return score(name, {**evidence, **{k: v[rows.to(v.device)] for k, v in by_run.items()}}, **options).mean
+        return score(name, {**evidence, **{k: _of_runs(v, rows) for k, v in by_run.items()}}, **options).mean
 
     values = []
     for _ in range(splits if runs > 1 else 0):
@@ -108,6 +108,13 @@ def hardness(name: str, scores: Tensor) -> Tensor:
 def _runs_lead(name: str) -> bool:
     """Whether this piece of evidence has one entry per run."""
     return name in EVIDENCE and EVIDENCE[name].axes[:1] == ("runs",)
+
+
+def _of_runs(value: Any, rows: Tensor) -> Any:
+    """The entries of some runs, of a tensor or of each tensor of a mapping."""
+    if isinstance(value, Mapping):
+        return {name: _of_runs(part, rows) for name, part in value.items()}
+    return value[rows.to(value.device)]
 
 
 def _missing(fn: Callable[..., Any], evidence: Mapping[str, object]) -> list[str]:

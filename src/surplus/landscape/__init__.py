@@ -1,1 +1,41 @@
-""""""
+"""Curvature, connectivity and dimension of the loss around trained networks."""
+
+from surplus.landscape.connectivity import Barrier, barrier
+from surplus.landscape.curvature import (
+    across_subsets,
+    ascent,
+    frobenius,
+    hessian_operator,
+    hvp,
+    mean_loss,
+    sam_sharpness,
+    trace,
+)
+from surplus.landscape.dimension import IntrinsicDimension, intrinsic_dimension
+from surplus.landscape.lanczos import Eigenvalues, Krylov, SpectralDensity, lanczos, spectral_density, top_eigenvalue
+from surplus.landscape.matching import Matching, chain_axes, permute, weight_matching
+
+__all__ = [
+    "Barrier",
+    "Eigenvalues",
+    "IntrinsicDimension",
+    "Krylov",
+    "Matching",
+    "SpectralDensity",
+    "across_subsets",
+    "ascent",
+    "barrier",
+    "chain_axes",
+    "frobenius",
+    "hessian_operator",
+    "hvp",
+    "intrinsic_dimension",
+    "lanczos",
+    "mean_loss",
+    "permute",
+    "sam_sharpness",
+    "spectral_density",
+    "top_eigenvalue",
+    "trace",
+    "weight_matching",
+]

@@ -111,7 +111,12 @@ class ShiftNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, affine=False)
-        self.bias = nn.Parameter(torch.zeros(channels))
+        # Not as `bias`: torch's forward-mode derivative of batch normalisation wants scale and shift, or neither.
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return super().forward(x) + self.shift[:, None, None]
 
 
 def whitening_basis(images: Tensor, size: int, floor: float = 5e-4) -> Tensor:

@@ -75,7 +75,7 @@ def spread(shapes: Sequence[tuple[int, ...]], density: float, rule: Rule = "erk"
     budget = density * sum(sizes) - _SMART_LAST * sizes[-1]
     if budget < 0:
         least = _SMART_LAST * sizes[-1] / sum(sizes)
-        raise InputError(f"the smart ratio keeps 0.3 of the last layer, so its density is at least {least:.4g}; got {density}")
+        raise InputError(f"the smart ratio keeps 0.3 of the last layer, so at least {least:.4g} in all; got {density}")
     if budget > sum(sizes[:-1]):  # the others are full: the last layer takes what is left
         return [1.0] * (len(sizes) - 1) + [(density * sum(sizes) - sum(sizes[:-1])) / sizes[-1]]
     return [*_solve(ratios[:-1], sizes[:-1], budget), _SMART_LAST]

@@ -4,8 +4,8 @@
 
 One multiply-add (MAC) is one multiplication and one addition; tools that count both apart show twice the number.
 Biases, normalisation, activations, pooling and the products of attention between activations are not counted.
-Density, compression and speed-up follow Blalock et al. 2020 (arXiv 2003.03033): the speed-up of MACs is theory, `latency`
-is what the machine does.
+Density, compression and speed-up follow Blalock et al. 2020 (arXiv 2003.03033): the speed-up of MACs is theory,
+`latency` is what the machine does.
 """
 
 from __future__ import annotations
@@ -64,15 +64,16 @@ def count(module: nn.Module, input_shape: Sequence[int] | Tensor, mask: Tensor |
     Args:
         module: any module.
         input_shape: shape of one input, without the batch; or an example batch (1, ...), for tokens say.
-        mask: (P,) kept weights, in the order of a `WeightSpace` of this module; the exact zeros of the weights when None
-            (which also counts zeros that are there by chance, such as fresh biases).
+        mask: (P,) kept weights, in the order of a `WeightSpace` of this module; when None, the exact zeros that are
+            there count, also those by chance, such as fresh biases.
 
     Returns:
         The counts, for one example.
     """
     kept = _kept(module, mask)
     macs: list[tuple[int, float]] = []
-    with _hooked(module, lambda layer, inputs, out: macs.extend(_layer_macs(layer, inputs, out, kept))), evaluating(module):
+    record = lambda layer, inputs, output: macs.extend(_layer_macs(layer, inputs, output, kept))  # noqa: E731
+    with _hooked(module, record), evaluating(module):
         module(example(module, input_shape))
     parameters = list(module.parameters())
     nonzero = sum(int(kept[id(p)].sum()) for p in parameters)
@@ -145,8 +146,8 @@ def keep_fraction(space: WeightSpace, compression: float, exclude: Iterable[str]
     fraction = (space.size / compression - stay) / prunable
     if fraction <= 0:
         raise InputError(
-            f"{compression:g} times smaller would be {space.size / compression:,.0f} parameters, but {stay:,} are never pruned;"
-            f" ask for less than {space.size / max(stay, 1):.4g}"
+            f"{compression:g} times smaller would be {space.size / compression:,.0f} parameters, but {stay:,} are never"
+            f" pruned; ask for less than {space.size / max(stay, 1):.4g}"
         )
     return fraction
 

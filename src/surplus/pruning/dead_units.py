@@ -4,23 +4,24 @@ A unit whose outgoing weights are all zero is unheard. A unit whose incoming wei
 
     W x + b  =  W_rest x_rest + (b + sum_j W_j c_j)
 
-so that its constant moves into the next bias and it is unheard too. Through convolutions with zero padding this is exact
-only for c = 0 (the border sees fewer terms), so such a unit stays. Folding goes forwards through the network, leaving out
-backwards; both reach every unit that a path of zero weights cuts off.
+so that its constant moves into the next bias and it is unheard too. Through convolutions with zero padding this is
+exact only for c = 0 (the border sees fewer terms), so such a unit stays. Folding goes forwards through the network,
+leaving out backwards; both reach every unit that a path of zero weights cuts off.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node, symbolic_trace
+from torch.fx import Graph, Node, Tracer
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import is_pruned
 
 from surplus.errors import InputError
 from surplus.pruning.counting import evaluating
@@ -99,8 +100,11 @@ def remove_dead_units(module: nn.Module, mask: Tensor | None = None, *, inputs: 
     Raises:
         InputError: the network cannot be traced, or its weights are computed from others.
     """
-    if any(n.endswith("_orig") for n, _ in module.named_parameters()) or hasattr(module, "parametrizations"):
-        raise InputError("the weights are products with masks (torch.nn.utils.prune); take from_torch_prune first, then give the mask here")
+    if is_pruned(module) or any(is_parametrized(m) for m in module.modules()):
+        raise InputError(
+            "some weights are computed from others (torch.nn.utils.prune or parametrize); make them plain first:"
+            " from_torch_prune reads the mask to give here"
+        )
     small = copy.deepcopy(module).eval()
     with torch.no_grad():
         if mask is not None:
@@ -118,11 +122,11 @@ def remove_dead_units(module: nn.Module, mask: Tensor | None = None, *, inputs: 
 
 
 def resized(layer: nn.Module, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Module:
-    """A new layer with the given outputs and inputs of a linear, convolution or batch-norm layer (indices; None = all)."""
+    """A new layer with these outputs and inputs of a linear, convolution or batch-norm layer (indices; None = all)."""
     new = copy.deepcopy(layer)
     for name, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
         part = value.detach()
-        if rows is not None and part.dim() > 0:
+        if rows is not None and part.dim() > 0 and name != "index":
             part = part[rows]
         if columns is not None and name == "weight":
             part = part[:, columns]
@@ -138,10 +142,16 @@ def resized(layer: nn.Module, rows: Tensor | None = None, columns: Tensor | None
     return new
 
 
+class _Tracer(Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Torch's own layers and ours are steps of the path, not looked into."""
+        return type(m) is SelectLinear or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(module: nn.Module) -> Graph:
     try:
         with evaluating(module):
-            return symbolic_trace(module).graph
+            return _Tracer().trace(module)
     except Exception as error:  # tracing runs the user's own forward, which may raise anything
         raise InputError(
             f"the path of units through {type(module).__name__} cannot be followed ({error}); use shrink, or leave the"
@@ -160,8 +170,9 @@ def _links(module: nn.Module, graph: Graph) -> list[_Link]:
     }
     links = []
     for node in graph.nodes:
-        if node.op == "call_module" and node.target in alone and _is_plain(module.get_submodule(node.target)):
-            link = _follow(module, node, alone)
+        if node.op == "call_module" and node.target in alone:
+            layer = module.get_submodule(node.target)
+            link = _follow(module, node, alone) if _is_plain(layer) or type(layer) is SelectLinear else None
             if link is not None:
                 links.append(link)
     return links
@@ -174,7 +185,8 @@ def _is_plain(layer: nn.Module) -> bool:
 def _follow(module: nn.Module, start: Node, alone: set[str]) -> _Link | None:
     """The link from one weight layer to the next, if nothing else reads its units on the way."""
     link = _Link(str(start.target), "")
-    spatial = isinstance(module.get_submodule(link.before), _CONVOLUTIONS)  # units are channels of a map
+    first = _weighted(module, link.before)
+    units, spatial = len(first.weight), isinstance(first, _CONVOLUTIONS)  # spatial: units are channels of a map
     node = start
     while len(node.users) == 1:
         before, node = node, next(iter(node.users))
@@ -188,7 +200,7 @@ def _follow(module: nn.Module, start: Node, alone: set[str]) -> _Link | None:
         flattens = spatial and _flattens(node, layer)
         if not flattens and not (_is_unitwise(node, layer) or (spatial and _pools(node, layer))):
             return None
-        if isinstance(layer, _NORMS) and node.target not in alone:
+        if isinstance(layer, _NORMS) and (node.target not in alone or layer.num_features % units):
             return None
         spatial = spatial and not flattens
         link.between.append(node)
@@ -208,6 +220,8 @@ def _pools(node: Node, layer: nn.Module | None) -> bool:
     """Whether a step maps a constant map of a channel to a constant map."""
     if isinstance(layer, _MEAN_POOLS):
         return layer.padding in (0, (0,), (0, 0), (0, 0, 0))
+    if node.target is F.avg_pool2d:
+        return len(node.args) <= 3 and "padding" not in node.kwargs
     return isinstance(layer, (*_MAX_POOLS, *_ADAPTIVE_POOLS)) or node.target in _POOL_FUNCTIONS
 
 
@@ -252,12 +266,12 @@ def _through(module: nn.Module, link: _Link, value: Tensor) -> Tensor:
         elif layer is not None and _is_unitwise(node, layer):
             value = copy.deepcopy(layer).double()(value.clone())
         elif layer is None and _is_unitwise(node, layer):
-            fn: Callable[..., Tensor] = getattr(torch.Tensor, node.target) if isinstance(node.target, str) else node.target
+            fn: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
             value = fn(value.clone(), *node.args[1:], **node.kwargs)
     return value.repeat_interleave(after.weight.shape[1] // len(value))
 
 
-def _batch_normalised(layer: nn.Module, value: Tensor) -> Tensor:
+def _batch_normalised(layer: Any, value: Tensor) -> Tensor:
     flat = copy.deepcopy(layer).double()
     return F.batch_norm(value[None], flat.running_mean, flat.running_var, flat.weight, flat.bias, eps=flat.eps)[0]
 
@@ -269,7 +283,9 @@ def _drop_unheard(module: nn.Module, link: _Link) -> None:
     heard = (after.weight != 0).transpose(0, 1).reshape(units, -1).any(1)
     if heard.all():
         return
-    heard[0] |= not heard.any()  # at least one unit stays
+    if not heard.any():  # at least one unit stays, and need not listen
+        heard[0] = True
+        before.weight[0] = 0
     keep = heard.nonzero().squeeze(1)
     _replace(module, link.before, resized(before, rows=keep))
     _replace(module, link.after, resized(after, columns=_repeated(heard, after.weight.shape[1])))

@@ -66,7 +66,8 @@ def load_ticket(path: str | Path, space: WeightSpace) -> Ticket:
         if found is None or found.shape != block.shape:
             shown = "nothing" if found is None else f"shape {tuple(found.shape)}"
             raise InputError(
-                f"the ticket in {path} is of another network: {block.name} has shape {tuple(block.shape)} here, {shown} there"
+                f"the ticket in {path} is of another network:"
+                f" {block.name} has shape {tuple(block.shape)} here, {shown} there"
             )
     theta = space.join(tensors)
     mask = space.join({b.name: tensors[f"{b.name}:mask"] for b in space.blocks})
@@ -102,7 +103,8 @@ def from_torch_prune(space: WeightSpace, module: nn.Module) -> Ticket:
     for block in space.blocks:
         value = parameters.get(f"{block.name}_orig", parameters.get(block.name))
         if value is None or value.shape != block.shape:
-            raise InputError(f"this module is not of the given network: it has no {block.name} of shape {tuple(block.shape)}")
+            shape = tuple(block.shape)
+            raise InputError(f"this module is not of the given network: it has no {block.name} of shape {shape}")
         values[block.name] = value
         masks[block.name] = buffers.get(f"{block.name}_mask", torch.ones_like(value)) != 0
     return Ticket(space.join(values), space.join(masks))

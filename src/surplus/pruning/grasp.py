@@ -1,4 +1,4 @@
-"""GraSP: how much gradient flow a weight carries (Wang, Zhang & Grosse 2020, arXiv 2002.07376, eq. 8).
+"""GraSP: how much gradient flow a weight carries (Wang, Zhang & Grosse 2020, arXiv 2002.07376).
 
     s = theta * (H g),    H, g the Hessian and gradient of the loss at logits / T
 

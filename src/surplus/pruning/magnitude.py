@@ -2,8 +2,8 @@
 
     s_q = |theta_q|
 
-At a trained point this is the score of the lottery ticket papers (Frankle & Carbin 2019, arXiv 1803.03635); at an initial
-point it empties wide layers first, whose weights start small.
+At a trained point this is the score of the lottery ticket papers (Frankle & Carbin 2019, arXiv 1803.03635); at an
+initial point it empties wide layers first, whose weights start small.
 """
 
 from __future__ import annotations

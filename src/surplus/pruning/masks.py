@@ -25,7 +25,7 @@ Scope = Literal["global", "layer"]
 
 @dataclass(frozen=True)
 class Ticket:
-    """A sparse subnetwork: the point (P,) that it starts from, the mask (P,) of the weights that it keeps, and notes."""
+    """A sparse subnetwork: the point (P,) that it starts from, the mask (P,) of what it keeps, and notes."""
 
     theta: Tensor
     mask: Tensor
@@ -107,7 +107,7 @@ def cut(
         mask: (P,) what is still there.
         rate: round(rate * alive) weights go: over the whole network, or in each tensor.
         scope: one threshold for the network, or `layer` for a rate per tensor.
-        output_rate: rate of the last prunable tensor under scope `layer`; half of `rate` when None, as in LeNet's tickets.
+        output_rate: rate of the last prunable tensor under scope `layer`; half of `rate` when None, as for LeNet.
         exclude: layers to keep as they are; they do not count towards `alive` either.
         min_per_layer: never leave a tensor with fewer weights than this (or than it has).
 
@@ -120,7 +120,7 @@ def cut(
     available = [int(alive[b.slice].sum()) for b in blocks]
     if scope == "global":
         if output_rate is not None:
-            raise InputError("output_rate is the last layer's own rate, which a global threshold has not; use scope='layer'")
+            raise InputError("output_rate is the last layer's own, which a global threshold has not; use scope='layer'")
         total = sum(available) - round(rate * sum(available))
         return _keep_global(theta.abs(), blocks, total, alive, min_per_layer, None)
     if scope != "layer":
@@ -209,7 +209,7 @@ def _keep_global(
         reserved[_best(score, own, min(least, len(own)), generator)] = True
     free = total - int(reserved.sum())
     if free < 0:
-        raise InputError(f"{total:,} weights are too few for {least} in each of {len(blocks)} layers; raise the density or lower min_per_layer")
+        raise _too_few(total, least, len(blocks))
     others = where[alive[where] & ~reserved[where]]
     return _with_kept(alive, where, torch.cat([reserved.nonzero().squeeze(1), _best(score, others, free, generator)]))
 
@@ -222,7 +222,9 @@ def _keep_layers(
         own = _positions([block], score.device)
         own = own[alive[own]]
         if quota > len(own):
-            raise InputError(f"{quota:,} weights of {block.name} cannot be kept: only {len(own):,} of {block.size:,} are alive")
+            raise InputError(
+                f"{quota:,} weights of {block.name} cannot be kept: only {len(own):,} of {block.size:,} are alive"
+            )
         kept.append(_best(score, own, quota, generator))
     return _with_kept(alive, _positions(blocks, score.device), torch.cat(kept))
 
@@ -247,7 +249,10 @@ def _positions(blocks: Sequence[Block], device: torch.device) -> Tensor:
 
 def _alive(space: WeightSpace, score: Tensor, alive: Tensor | None) -> Tensor:
     if score.shape != (space.size,):
-        raise InputError(f"this network has P = {space.size:,} weights and one mask is (P,); got shape {tuple(score.shape)}, so take one replica at a time")
+        raise InputError(
+            f"this network has P = {space.size:,} weights and one mask is (P,); got shape {tuple(score.shape)}:"
+            " take one replica at a time"
+        )
     if alive is None:
         return torch.ones(space.size, dtype=torch.bool, device=score.device)
     _check_mask(space, alive)
@@ -256,7 +261,9 @@ def _alive(space: WeightSpace, score: Tensor, alive: Tensor | None) -> Tensor:
 
 def _check_mask(space: WeightSpace, mask: Tensor) -> None:
     if mask.shape != (space.size,) or mask.dtype != torch.bool:
-        raise InputError(f"a mask of this network is boolean of shape ({space.size},); got {mask.dtype} of shape {tuple(mask.shape)}")
+        raise InputError(
+            f"a mask of this network is boolean of shape ({space.size},); got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
 
 
 def _check_rate(rate: float, name: str) -> None:
@@ -281,7 +288,7 @@ def _ideal(blocks: Sequence[Block], layer_density: Mapping[str, float]) -> list[
             raise unknown("prunable tensor", name, names)
     missing = [n for n in names if n not in layer_density]
     if missing:
-        raise InputError(f"layer_density says nothing of {', '.join(missing)}; give them a density or name them in exclude")
+        raise InputError(f"layer_density says nothing of {', '.join(missing)}; add them, or name them in exclude")
     odd = {n: d for n, d in layer_density.items() if not 0 <= d <= 1}
     if odd:
         raise InputError(f"a layer's density lies in [0, 1]; got {odd}")
@@ -295,6 +302,12 @@ def _at_least(quotas: list[int], available: list[int], least: int) -> list[int]:
     for _ in range(sum(raised) - sum(quotas)):
         spare = [q - f for q, f in zip(raised, floors, strict=True)]
         if max(spare) == 0:
-            raise InputError(f"{sum(quotas):,} weights are too few for {least} in each of {len(quotas)} layers; raise the density or lower min_per_layer")
+            raise _too_few(sum(quotas), least, len(quotas))
         raised[spare.index(max(spare))] -= 1
     return raised
+
+
+def _too_few(total: int, least: int, layers: int) -> InputError:
+    return InputError(
+        f"{total:,} weights are too few for {least} in each of {layers} layers; raise the density or lower the least"
+    )

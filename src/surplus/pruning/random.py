@@ -16,9 +16,7 @@ from surplus.space import WeightSpace
 
 
 @method("weight score", name="random", needs=("generator",))
-def random_score(
-    space: WeightSpace, theta: Tensor, batch: Batch | None = None, *, generator: Generator
-) -> Tensor:
+def random_score(space: WeightSpace, theta: Tensor, batch: Batch | None = None, *, generator: Generator) -> Tensor:
     """A uniform number for each weight.
 
     Args:

@@ -1,4 +1,4 @@
-"""SNIP: how much the loss feels a weight's removal, at first order (Lee, Ajanthan & Torr 2019, arXiv 1810.02340, eq. 6).
+"""SNIP: how much the loss feels a weight's removal, at first order (Lee, Ajanthan & Torr 2019, arXiv 1810.02340).
 
     s_q = |dL/dc_q| at c = 1  =  |g_q theta_q|,    L the loss of the network c * theta
 

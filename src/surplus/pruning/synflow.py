@@ -1,4 +1,4 @@
-"""SynFlow: how much of the flow through the network passes a weight, without data (Tanaka et al. 2020, arXiv 2006.05467).
+"""SynFlow: how much of a network's flow passes through a weight, without data (Tanaka et al. 2020, arXiv 2006.05467).
 
     R = sum of outputs of f(|theta|, 1),    s = | dR/d|theta| * |theta| |
 
@@ -19,9 +19,7 @@ from surplus.space.weightspace import Buffers
 
 
 @method("weight score", paper="Tanaka et al. 2020, arXiv 2006.05467", needs=("batch",), rounds=100)
-def synflow(
-    space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, buffers: Buffers | None = None
-) -> Tensor:
+def synflow(space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, buffers: Buffers | None = None) -> Tensor:
     """Synaptic flow, always in evaluation mode.
 
     Args:
@@ -38,7 +36,8 @@ def synflow(
     """
     x = batch if isinstance(batch, Tensor) else batch[0] if batch is not None else None
     if x is None or x.dtype == torch.int64:
-        raise InputError("SynFlow sends a signal of ones through the network, so it needs numbers of a known shape as inputs; got " + ("no batch" if x is None else "tokens"))
+        given = "no batch" if x is None else "tokens"
+        raise InputError(f"SynFlow sends ones through the network, so it needs numbers of a known shape; got {given}")
     point = theta.detach().abs().double().requires_grad_()
     ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=theta.device)
     with torch.enable_grad():

@@ -33,7 +33,7 @@ class Identity(Reparametrisation):
         return self.theta0.clone()
 
     def to_theta(self, z: Tensor) -> Tensor:
-        """Z itself."""
+        """The coordinates are the weights."""
         return z
 
     def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ H is the unnormalised Walsh-Hadamard matrix of side L = 2^ceil(log2 D), B random
 gathers, G a Gaussian diagonal. Fastfood needs O(L) memory and O(L log L) time; its columns have unit
 length in the mean.
 
-Each `draw` takes a tensor `like` (..., D), which lends its D, device and dtype. The numbers are drawn on the generator's
-device in float32 whatever the dtype, so one seed gives one map everywhere.
+Each `draw` takes a tensor `like` (..., D), which lends its D, device and dtype. The numbers are drawn on the device of
+the generator, in float32 whatever the dtype, so one seed gives one map everywhere.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -38,6 +37,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from surplus.errors import InputError, unknown
+from surplus.space.ghost_rules import RULES, Rule, affordable_rows, factor_of, length2
 from surplus.space.weightspace import Buffers, WeightSpace
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,7 +91,7 @@ def per_example_grad_norms(
         squares = _slow_squares(net, list(net.weights), x, y, loss, 1 if method == "loop" else chunk)
     else:
         trusted, floats = _probe(net, x)
-        chunk = chunk or _even_chunk(len(x), limit=_rows(floats, x, cache=2**23))
+        chunk = chunk or _even_chunk(len(x), limit=affordable_rows(floats, x, cache=2**23))
         parts = zip(x.split(chunk), y.split(chunk), strict=True)
         squares = torch.cat([_ghost_squares(net, a, b, loss, trusted, strict=method == "ghost") for a, b in parts])
     return squares.clamp(min=0).sqrt()
@@ -191,14 +191,17 @@ def _losses(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
     """The loss of each example, (n,); a loss that averages over the batch would scale every gradient by 1 / n."""
     losses = loss(outputs, y)
     if losses.dim() == 0 or len(losses) != len(y):
-        raise InputError(f"the loss must return one number per example (reduction='none'); got shape {tuple(losses.shape)}")
+        shape = tuple(losses.shape)
+        raise InputError(f"the loss must return one number per example (reduction='none'); got shape {shape}")
     return losses.flatten(1).sum(1) if losses.dim() > 1 else losses
 
 
-# ---- vmap and loop: the slow roads ------------------------------------------------------------------------------------
+# ---- vmap and loop: the slow roads ---------------------------------------------------------------------------------
 
 
-def _grads(net: _Network, names: Sequence[str], x: Tensor, y: Tensor, loss: Loss, chunk: int | None) -> Iterator[Weights]:
+def _grads(
+    net: _Network, names: Sequence[str], x: Tensor, y: Tensor, loss: Loss, chunk: int | None
+) -> Iterator[Weights]:
     """Gradients of these weights, chunk by chunk of examples, each (chunk, *shape)."""
     weights = {n: net.weights[n] for n in names}
 
@@ -222,10 +225,10 @@ def _one_gradient(objective: Callable[[Weights], Tensor], weights: Weights) -> W
 
 def _slow_squares(net: _Network, names: Sequence[str], x: Tensor, y: Tensor, loss: Loss, chunk: int | None) -> Tensor:
     parts = _grads(net, names, x, y, loss, chunk)
-    return torch.cat([torch.stack([_length2(g) for g in part.values()]).sum(0) for part in parts])
+    return torch.cat([torch.stack([length2(g) for g in part.values()]).sum(0) for part in parts])
 
 
-# ---- the ghost route: one forward pass, one backward pass, one rule per use of a weight ---------------------------------
+# ---- the ghost route: one forward pass, one backward pass, one rule per use of a weight ------------------------------
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,8 @@ class _Call:
     """What multiplies delta in the weight's gradient: the input, or for norms the normalised input."""
     edge: GradientEdge | None
     """Where the layer's output hangs in the graph; taken at once, so that in-place activations do no harm."""
+    shape: torch.Size
+    """Of the output."""
     weights: tuple[tuple[str, str], ...]
     """(rule's leaf, network's name) of the weights that the call used."""
 
@@ -250,20 +255,28 @@ def _recorded(module: nn.Module, names: Mapping[int, str]) -> Iterator[list[_Cal
     calls: list[_Call] = []
 
     def record(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        used = tuple((leaf, names[id(w)]) for leaf in ("weight", "bias") if id(w := getattr(layer, leaf, None)) in names)
+        weights = {leaf: getattr(layer, leaf, None) for leaf in ("weight", "bias")}
+        used = tuple((leaf, names[id(w)]) for leaf, w in weights.items() if id(w) in names)
         if used and len(args) == 1:
             a = args[0].detach()
-            factor = _FACTORS.get(type(layer), _as_is)(layer, a) if output.requires_grad else a
-            edge = get_gradient_edge(output) if output.requires_grad else None
-            calls.append(_Call(layer, a, a._version, factor, edge, used))
+            factor = factor_of(layer, a) if output.requires_grad else a
+            edge = get_gradient_edge(_source(output)) if output.requires_grad else None
+            calls.append(_Call(layer, a, a._version, factor, edge, output.shape, used))
 
-    layers = [m for m in module.modules() if (type(m), "weight") in _RULES]
+    layers = [m for m in module.modules() if (type(m), "weight") in RULES]
     hooks = [m.register_forward_hook(record, prepend=True) for m in layers]  # before a user's hook changes the output
     try:
         yield calls
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _source(output: Tensor) -> Tensor:
+    """What `output` is a mere reshape of, if of anything: its place in the graph survives an in-place activation."""
+    base = output._base
+    reshaped = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
+    return base if base is not None and reshaped else output
 
 
 def _probe(net: _Network, x: Tensor) -> tuple[set[nn.Module], int]:
@@ -285,9 +298,7 @@ def _even_chunk(n: int, limit: int) -> int:
     return -(-n // -(-n // limit))
 
 
-def _ghost_squares(
-    net: _Network, x: Tensor, y: Tensor, loss: Loss, trusted: set[nn.Module], *, strict: bool
-) -> Tensor:
+def _ghost_squares(net: _Network, x: Tensor, y: Tensor, loss: Loss, trusted: set[nn.Module], *, strict: bool) -> Tensor:
     leaves = {n: w.detach().requires_grad_() for n, w in net.weights.items()}
     with torch.enable_grad(), _recorded(net.module, {id(w): n for n, w in leaves.items()}) as calls:
         losses = _losses(loss, net(leaves, x), y)
@@ -300,12 +311,19 @@ def _ghost_squares(
     wanted = [c for c in reached if any(name in ghosts for _, name in c.weights)]
     if wanted:
         ones = torch.ones_like(losses)  # the gradient of the sum: each example keeps its own scale
-        deltas = torch.autograd.grad(losses, [c.edge for c in wanted], ones)
+        deltas = torch.autograd.grad(losses, [c.edge for c in wanted if c.edge is not None], ones)
         squares += _rule_squares(wanted, deltas, ghosts)
     rest = [n for n in leaves if uses[n] and n not in ghosts]
     if rest and strict:
         raise InputError(f"no ghost rule accounts for {', '.join(rest)}; use method='auto', which takes vmap for them")
-    return squares + _slow_squares(net, rest, x, y, loss, None) if rest else squares
+    return squares + _fallback_squares(net, rest, x, y, loss) if rest else squares
+
+
+def _fallback_squares(net: _Network, names: Sequence[str], x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    try:
+        return _slow_squares(net, names, x, y, loss, chunk=None)
+    except RuntimeError:  # branches on values, or has no room for n gradients: nothing that vmap can do
+        return _slow_squares(net, names, x, y, loss, chunk=1)
 
 
 def _graph(root: Node, leaves: Weights) -> tuple[set[Node], Counter[str]]:
@@ -314,11 +332,10 @@ def _graph(root: Node, leaves: Weights) -> tuple[set[Node], Counter[str]]:
     nodes, uses, stack = {root}, Counter[str](), [root]
     while stack:
         for node, _ in stack.pop().next_functions:
-            if node is None:
-                continue
-            if id(getattr(node, "variable", None)) in names:
-                uses[names[id(node.variable)]] += 1
-            elif node not in nodes:
+            weight = names.get(id(getattr(node, "variable", None)))
+            if weight is not None:
+                uses[weight] += 1
+            elif node is not None and node not in nodes:
                 nodes.add(node)
                 stack.append(node)
     if any(node.name() == "CheckpointFunctionBackward" for node in nodes):
@@ -345,216 +362,33 @@ def _readable(call: _Call, n: int) -> bool:
 
 def _rule_squares(calls: list[_Call], deltas: Sequence[Tensor], ghosts: set[str]) -> Tensor:
     """Sum over weights of the squared length of each example's gradient, (n,)."""
-    uses = defaultdict(list)
+    uses: dict[str, list[_Use]] = defaultdict(list)
     for call, delta in zip(calls, deltas, strict=True):
         for leaf, name in call.weights:
             if name in ghosts:
-                uses[name].append((_RULES[type(call.layer), leaf], call.layer, call.factor, delta))
-    squares = []
-    for shared in uses.values():
-        rule, *seen = shared[0]
-        squares.append(rule.square(*seen) if len(shared) == 1 else _shared_square(shared))
-    return torch.stack(squares).sum(0)
+                rule = RULES[type(call.layer), leaf]
+                uses[name].append(_Use(rule, call.layer, call.factor, delta.reshape(call.shape)))
+    return torch.stack([_shared_square(u) if len(u) > 1 else u[0].rule.square(*u[0][1:]) for u in uses.values()]).sum(0)
 
 
-def _shared_square(shared: list[tuple[_Rule, nn.Module, Tensor, Tensor]]) -> Tensor:
+class _Use(NamedTuple):
+    """One use of one weight, and what its rule reads."""
+
+    rule: Rule
+    layer: nn.Module
+    factor: Tensor
+    delta: Tensor
+
+    def gradient(self, rows: slice) -> Tensor:
+        return self.rule.gradient(self.layer, self.factor[rows], self.delta[rows])
+
+
+def _shared_square(uses: list[_Use]) -> Tensor:
     """|| sum over calls of the gradient ||^2 for a weight used several times; a few examples at a time."""
-    layer, delta = shared[0][1], shared[0][3]
-    rows = _rows(layer.weight.numel(), delta)
-    return torch.cat([
-        _length2(sum(rule.gradient(layer, a[i : i + rows], d[i : i + rows]) for rule, layer, a, d in shared))
-        for i in range(0, len(delta), rows)
-    ])
-
-
-# ---- rules: (layer, factor, delta) -> gradient (n, *shape), or its squared length (n,) ----------------------------------
-
-
-def _length2(g: Tensor) -> Tensor:
-    """Squared length of each row, (n, ...) -> (n,)."""
-    return torch.linalg.vector_norm(g.flatten(1) if g.dim() > 1 else g.unsqueeze(1), dim=1).square()
-
-
-def _rows(floats: int, like: Tensor, cache: int = 2**19) -> int:
-    """Examples to handle at once when each needs so many floats: what a CPU's cache likes, 256 times that on a GPU."""
-    return max(1, (cache if like.device.type == "cpu" else 2**8 * cache) // max(1, floats))
-
-
-def _as_is(layer: nn.Module, a: Tensor) -> Tensor:
-    return a
-
-
-def _product_square(u: Tensor, v: Tensor) -> Tensor:
-    """|| u_n v_n^T ||^2 by the cheaper route: (n, p, T), (n, q, T) -> (n,)."""
-    if u.shape[2] == 1:
-        return _length2(u) * _length2(v)
-    if _gram_is_cheaper(*u.shape[1:], v.shape[1]):
-        return (torch.bmm(u.mT, u) * torch.bmm(v.mT, v)).sum((1, 2))
-    return _length2(torch.bmm(u, v.mT))
-
-
-def _gram_is_cheaper(p: int, positions: int, q: int) -> bool:
-    return positions * (p + q) < p * q
-
-
-def _linear_weight(layer: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    return torch.bmm(_positions_last(delta), _positions_last(a).mT)
-
-
-def _linear_weight_square(layer: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    if a.dim() == 2:
-        return _length2(delta) * _length2(a)
-    u, v = _positions_last(delta), _positions_last(a)
-    p, positions, q = *u.shape[1:], v.shape[1]
-    rows = _rows(positions**2 if _gram_is_cheaper(p, positions, q) else p * q, u)
-    return torch.cat([_product_square(*pair) for pair in zip(u.split(rows), v.split(rows), strict=True)])
-
-
-def _positions_last(t: Tensor) -> Tensor:
-    """(n, ..., width) -> (n, width, positions)."""
-    return t.reshape(len(t), -1, t.shape[-1]).mT
-
-
-def _last_axis_bias(layer: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    return delta.sum(tuple(range(1, delta.dim() - 1))) if delta.dim() > 2 else delta
-
-
-_CONV_WEIGHT = {1: nn.grad.conv1d_weight, 2: nn.grad.conv2d_weight, 3: nn.grad.conv3d_weight}
-
-
-def _conv_weight(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> Tensor:
-    """All gradients by one convolution in which every example is a group of channels of its own."""
-    n, padding = len(a), layer.padding
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
-        a, padding = _padded(layer, a), 0
-    a, delta = (t.reshape(1, -1, *t.shape[2:]) for t in (a, delta))
-    shape = (n * layer.out_channels, *layer.weight.shape[1:])
-    weight_grad = _CONV_WEIGHT[len(layer.kernel_size)]
-    return weight_grad(a, shape, delta, layer.stride, padding, layer.dilation, n * layer.groups).view(n, *layer.weight.shape)
-
-
-def _conv_weight_square(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> Tensor:
-    """Grouped convolution, or products with patches laid out; measured: the former wants 8 channels and a real kernel."""
-    inside, out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    kernel, positions = prod(layer.kernel_size), prod(delta.shape[2:])
-    if inside % 8 == 0 and kernel > 1 and not _gram_is_cheaper(inside * kernel, positions, out):
-        fn, floats = _conv_by_groups, a[0].numel() + delta[0].numel() + layer.weight.numel()
-    else:
-        fn, floats = _conv_by_patches, layer.in_channels * kernel * positions
-    rows = _rows(floats, a)
-    return torch.cat([fn(layer, *pair) for pair in zip(a.split(rows), delta.split(rows), strict=True)])
-
-
-def _conv_by_groups(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> Tensor:
-    return _length2(_conv_weight(layer, a, delta))
-
-
-def _conv_by_patches(layer: nn.Conv2d, a: Tensor, delta: Tensor) -> Tensor:
-    each = len(a) * layer.groups
-    u = delta.reshape(each, layer.out_channels // layer.groups, -1)
-    v = _patches(layer, _padded(layer, a), delta.shape[2:]).reshape(each, -1, u.shape[2])
-    return _product_square(u, v).view(len(a), layer.groups).sum(1)
-
-
-def _patches(layer: nn.Conv2d, a: Tensor, out: torch.Size) -> Tensor:
-    """What each output position sees, as a view: (n, c, *padded) -> (n, c, *kernel, *out)."""
-    n, c, *steps = a.stride()
-    within = [s * d for s, d in zip(steps, layer.dilation, strict=True)]
-    across = [s * d for s, d in zip(steps, layer.stride, strict=True)]
-    return a.as_strided((*a.shape[:2], *layer.kernel_size, *out), (n, c, *within, *across))
-
-
-def _padded(layer: nn.Conv2d, a: Tensor) -> Tensor:
-    sides = []
-    for axis, (kernel, dilation) in enumerate(zip(layer.kernel_size, layer.dilation, strict=True)):
-        if layer.padding == "same":
-            total = dilation * (kernel - 1)
-            sides.append((total // 2, total - total // 2))
-        else:
-            sides.append((0, 0) if layer.padding == "valid" else (layer.padding[axis],) * 2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(a, [s for side in reversed(sides) for s in side], mode) if any(map(any, sides)) else a
-
-
-def _channel_weight(layer: nn.Module, normalised: Tensor, delta: Tensor) -> Tensor:
-    return _channel_bias(layer, normalised, normalised * delta)
-
-
-def _channel_bias(layer: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    """Convolutions, batch and group norm: (n, c, ...) -> (n, c)."""
-    return delta.flatten(2).sum(2) if delta.dim() > 2 else delta
-
-
-def _trailing_weight(layer: nn.LayerNorm, normalised: Tensor, delta: Tensor) -> Tensor:
-    return _trailing_bias(layer, normalised, normalised * delta)
-
-
-def _trailing_bias(layer: nn.LayerNorm, a: Tensor, delta: Tensor) -> Tensor:
-    """Layer and RMS norm, whose weights span the last axes: (n, ..., *normalised shape) -> (n, *normalised shape)."""
-    return delta.reshape(len(delta), -1, *layer.normalized_shape).sum(1)
-
-
-def _embedding_weight(layer: nn.Embedding, tokens: Tensor, delta: Tensor) -> Tensor:
-    n, width = len(tokens), layer.embedding_dim
-    rows = _token_keys(layer, tokens).flatten()
-    table = delta.new_zeros(n * layer.num_embeddings, width)
-    return table.index_add_(0, rows, _without_padding(layer, tokens, delta)).view(n, -1, width)
-
-
-def _embedding_weight_square(layer: nn.Embedding, tokens: Tensor, delta: Tensor) -> Tensor:
-    """Only rows that an example looks up can move: add up its deltas token by token."""
-    keys, row = _token_keys(layer, tokens).unique(return_inverse=True)
-    moved = delta.new_zeros(len(keys), layer.embedding_dim)
-    moved.index_add_(0, row.flatten(), _without_padding(layer, tokens, delta))
-    return delta.new_zeros(len(tokens)).index_add_(0, keys // layer.num_embeddings, _length2(moved))
-
-
-def _token_keys(layer: nn.Embedding, tokens: Tensor) -> Tensor:
-    """A number per (example, token) pair, (n, positions)."""
-    example = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
-    return tokens.reshape(len(tokens), -1).long() + layer.num_embeddings * example
-
-
-def _without_padding(layer: nn.Embedding, tokens: Tensor, delta: Tensor) -> Tensor:
-    """Deltas in rows, (n * positions, width), with those of the padding token put to zero, as torch does."""
-    rows = delta.reshape(-1, layer.embedding_dim)
-    return rows if layer.padding_idx is None else rows * (tokens.flatten() != layer.padding_idx).unsqueeze(1)
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """How one weight of one layer type gets its gradients, and their squared lengths by a shorter way if there is one."""
-
-    gradient: Callable[..., Tensor]
-    shortcut: Callable[..., Tensor] | None = None
-
-    def square(self, layer: nn.Module, factor: Tensor, delta: Tensor) -> Tensor:
-        return self.shortcut(layer, factor, delta) if self.shortcut else _length2(self.gradient(layer, factor, delta))
-
-
-_RULES: dict[tuple[type[nn.Module], str], _Rule] = {
-    (nn.Linear, "weight"): _Rule(_linear_weight, _linear_weight_square),
-    (nn.Linear, "bias"): _Rule(_last_axis_bias),
-    (nn.Embedding, "weight"): _Rule(_embedding_weight, _embedding_weight_square),
-    **{(conv, "weight"): _Rule(_conv_weight, _conv_weight_square) for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
-    **{(conv, "bias"): _Rule(_channel_bias) for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
-}
-_FACTORS: dict[type[nn.Module], Callable[..., Tensor]] = {}
-
-
-def _norm(kinds: Sequence[type[nn.Module]], factor: Callable[..., Tensor], weight: _Rule, bias: _Rule) -> None:
-    """Norm layers of these kinds multiply the normalised input `factor` by their weight."""
-    for kind in kinds:
-        _FACTORS[kind] = factor
-        _RULES[kind, "weight"], _RULES[kind, "bias"] = weight, bias
-
-
-_norm(
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
-    lambda m, a: F.batch_norm(a, m.running_mean, m.running_var, eps=m.eps),
-    _Rule(_channel_weight),
-    _Rule(_channel_bias),
-)
-_norm((nn.GroupNorm,), lambda m, a: F.group_norm(a, m.num_groups, eps=m.eps), _Rule(_channel_weight), _Rule(_channel_bias))
-_norm((nn.LayerNorm,), lambda m, a: F.layer_norm(a, m.normalized_shape, eps=m.eps), _Rule(_trailing_weight), _Rule(_trailing_bias))
-_norm((nn.RMSNorm,), lambda m, a: F.rms_norm(a, m.normalized_shape, eps=m.eps), _Rule(_trailing_weight), _Rule(_trailing_bias))
+    delta = uses[0].delta
+    step = affordable_rows(sum(w.numel() for w in uses[0].layer.parameters()), delta)
+    parts = []
+    for start in range(0, len(delta), step):
+        gradient, *others = (use.gradient(slice(start, start + step)) for use in uses)
+        parts.append(length2(sum(others, gradient)))
+    return torch.cat(parts)

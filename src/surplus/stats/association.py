@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau, norm, rankdata
+from scipy.special import ndtri
 from torch import Generator
 
 from surplus.errors import InputError, unknown
@@ -101,6 +101,8 @@ def auc(scores: Any, positive: Any) -> Estimate:
     high, low = values[labels == 1], values[labels == 0]
     if not len(high) or not len(low):
         return Estimate(torch.tensor(torch.nan).double(), torch.tensor(torch.nan).double(), len(values))
+    from scipy.stats import rankdata
+
     ranks = rankdata(values)
     below = (ranks[labels == 1] - rankdata(high)) / len(low)  # per positive: share of negatives below it, ties half
     above = 1 - (ranks[labels == 0] - rankdata(low)) / len(high)  # per negative: share of positives above it
@@ -163,12 +165,16 @@ def _pearson(pairs: Array) -> float:
 
 
 def _spearman(pairs: Array) -> float:
+    from scipy.stats import rankdata
+
     return _pearson(rankdata(pairs, axis=0)) if len(pairs) else float("nan")
 
 
 def _kendall(pairs: Array) -> float:
     if len(pairs) < 2 or (pairs == pairs[0]).all(0).any():
         return float("nan")
+    from scipy.stats import kendalltau
+
     return float(kendalltau(pairs[:, 0], pairs[:, 1]).statistic)
 
 
@@ -182,6 +188,6 @@ def _fisher(value: float, n: int, method: str, level: float) -> tuple[float, flo
         return -1.0, 1.0
     nearest = 1 - (12 / (n * (n**2 - 1)) if method == "spearman" else 4 / (n * (n - 1)))
     r = float(np.clip(value, -nearest, nearest))
-    width = norm.ppf(0.5 + level / 2) * ((1 + r**2 / 2 if method == "spearman" else 0.437) / spare) ** 0.5
+    width = ndtri(0.5 + level / 2) * ((1 + r**2 / 2 if method == "spearman" else 0.437) / spare) ** 0.5
     low, high = np.tanh(np.arctanh(r) - width), np.tanh(np.arctanh(r) + width)
     return (-1.0 if value < -nearest else float(low)), (1.0 if value > nearest else float(high))

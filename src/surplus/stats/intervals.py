@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Generator, Tensor
 
 from surplus.errors import InputError
@@ -44,7 +44,7 @@ def wilson(successes: float, trials: float, level: float = 0.95) -> Interval:
         InputError: successes outside [0, trials], or a level outside (0, 1).
     """
     k, n = float(successes), float(trials)
-    z = float(norm.ppf(0.5 + check_level(level) / 2))
+    z = float(ndtri(0.5 + check_level(level) / 2))
     if not 0 <= k <= n:
         raise InputError(f"successes lie between 0 and the number of trials; got {successes} of {trials}.")
     if n == 0:

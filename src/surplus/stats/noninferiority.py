@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from surplus.errors import InputError
 from surplus.stats.arrays import Array, as_array, as_pairs, check_level, check_margin, rounding
@@ -100,8 +98,8 @@ def non_inferior_on_examples(
         raise InputError(f"margin is a loss of accuracy, so it lies in [0, 1); got {margin}. Half a point is 0.005.")
     n, b, c = len(candidate), int((candidate > reference).sum()), int((candidate < reference).sum())
     difference, stderr = (b - c) / n, (b + c - (b - c) ** 2 / n) ** 0.5 / n
-    p_value = float(norm.sf(_score(-margin, n, b, c)))
-    low = _score_bound(n, b, c, float(norm.ppf(level)))
+    p_value = float(ndtr(-_score(-margin, n, b, c)))
+    low = _score_bound(n, b, c, float(ndtri(level)))
     return NonInferiority(difference, stderr, low, p_value, p_value < 1 - level, margin, level, n, "examples")
 
 
@@ -143,8 +141,8 @@ def non_inferior_over_both(
         p_value, low = (0.0 if verdict else 1.0), mean
     else:
         freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, d.shape, strict=True))
-        p_value = float(student.sf((mean + margin) / stderr, freedom))
-        low = mean - float(student.ppf(level, freedom)) * stderr
+        p_value = float(stdtr(freedom, -(mean + margin) / stderr))
+        low = mean - float(stdtrit(freedom, level)) * stderr
         verdict = p_value < 1 - level
     return NonInferiority(mean, stderr, low, p_value, bool(verdict), margin, level, len(d), "seeds and examples")
 
@@ -165,6 +163,8 @@ def _score(delta: float, n: int, b: int, c: int) -> float:
 
 def _score_bound(n: int, b: int, c: int, z: float) -> float:
     """The smallest difference that the score test at z does not reject."""
+    from scipy.optimize import brentq
+
     least, difference = -1 + 1e-9, (b - c) / n  # at -1 itself the score is 0 / 0
     if _score(least, n, b, c) <= z:
         return -1.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from surplus.stats.arrays import Array, as_pairs, check_level, rounding
 
@@ -54,7 +54,7 @@ class Spread:
         """The mean plus as many standard errors as Student's t has below it with probability `share`."""
         if self.freedom == 0:
             return float(np.copysign(np.inf, share - 0.5))
-        return self.mean + float(student.ppf(share, self.freedom)) * self.stderr
+        return self.mean + float(stdtrit(self.freedom, share)) * self.stderr
 
     def above(self, null: float) -> float:
         """P(a mean at least this large | the true mean is `null`), one-sided; without spread, 0, 1/2 or 1."""
@@ -62,7 +62,7 @@ class Spread:
             return float("nan")
         if self.stderr == 0:
             return float(0.5 - 0.5 * np.sign(self.mean - null))
-        return float(student.sf((self.mean - null) / self.stderr, self.freedom))
+        return float(stdtr(self.freedom, (null - self.mean) / self.stderr))
 
 
 def differences(a: Any, b: Any) -> Array:

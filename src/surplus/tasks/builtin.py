@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from surplus.data import Dataset, Splits, generated, read, split
+from surplus.data.dataset import Kind
 from surplus.errors import InputError, unknown
-from surplus.registry import find, method, methods
+from surplus.registry import find, method, methods, registered
 from surplus.space import generator
 from surplus.tasks.objective import Objective
 from surplus.tasks.recipe import Recipe
@@ -35,11 +36,11 @@ def xor_clusters() -> Splits:
 @method("task")
 def markov_text() -> Splits:
     """Language modelling: 600 sequences of a random Markov chain."""
-    return _generated("markov-text", *generated.markov_text(600, generator=generator(0, "markov")))
+    return _generated("markov-text", *generated.markov_text(600, generator=generator(0, "markov")), kind="text")
 
 
-def _generated(name: str, inputs: Any, targets: Any) -> Splits:
-    data = Dataset.of(inputs, targets, name=name)
+def _generated(name: str, inputs: Any, targets: Any, kind: Kind = "table") -> Splits:
+    data = Dataset.of(inputs, targets, name=name, kind=kind)
     train, test = split(data, 0.2)
     return Splits(name, train, test, carved=True)
 
@@ -70,13 +71,20 @@ def load(
     """
     if isinstance(source, Splits):
         return task_from(source, network, recipe=recipe, objective=objective, **options)
-    names = [m.name for m in methods("task")]
-    if str(source) in names:
+    if registered("task", str(source)):
         data = find("task", str(source)).fn()
     elif Path(source).expanduser().exists() or str(source).startswith("hf:"):
         data = read(source, labels=labels, ids=ids)
-    elif "/" in str(source) or "." in str(source):
-        raise InputError(f"there is no file or folder {str(source)!r}; give a path, or one of the tasks {', '.join(names)}")
     else:
-        raise unknown("task or path", source, names)
+        data = _plugged_in(str(source))
     return task_from(data, network, recipe=recipe, objective=objective, **options)
+
+
+def _plugged_in(source: str) -> Splits:
+    """A task that a plug-in brings, or the error for a name that nobody knows."""
+    names = [m.name for m in methods("task")]
+    if source in names:
+        return find("task", source).fn()
+    if "/" in source or "." in source:
+        raise InputError(f"there is no file or folder {source!r}; give a path, or one of the tasks {', '.join(names)}")
+    raise unknown("task or path", source, names)

@@ -3,14 +3,15 @@
     minimise sum_i w_i huber_delta(log f(x_i) - log y_i),  delta = 1e-3
     AICc = n ln(RSS / n) + 2 k + 2 k (k + 1) / (n - k - 1)      RSS of log residuals; k counts the noise variance
 
-Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; the sum (not the mean) and the check of the gradient follow Besiroglu
-et al. 2024, arXiv 2404.10102. Plain least squares on y lets the largest y decide, and a straight line through
+Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; the sum (not the mean) and the check of the gradient follow
+Besiroglu et al. 2024, arXiv 2404.10102. Plain least squares on y lets the largest y decide, and a straight line through
 log-log points is biased by the floor E; neither is offered.
 
 Intervals come from a parametric bootstrap: new data around the fitted curve, with log-normal noise of the size that
-the residuals show, refitted from the found minimum. The noise level of each resample is itself drawn, as sigma_hat times
-sqrt(freedom / chi2), because a few points say little about it: for a law linear in its parameters this is Student's t
-interval. Drawing cases again, the usual bootstrap, breaks down where there are hardly more points than parameters.
+the residuals show, refitted from the found minimum and from the best start of the grid. The noise level of each
+resample is itself drawn, as sigma_hat times sqrt(freedom / chi2), because a few points say little about it: for a law
+linear in its parameters this is Student's t interval. Drawing cases again, the usual bootstrap, breaks down where there
+are hardly more points than parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Generator, Tensor
 
 from surplus.errors import InputError, unknown
 from surplus.space import generator
-from surplus.theory.laws import Form, form
+from surplus.theory.laws import Form, find_form
 from surplus.theory.robust import Problem, descend, polish
 
 
@@ -33,9 +34,10 @@ from surplus.theory.robust import Problem, descend, polish
 class LawFit:
     """A fitted law.
 
-    `parameters` and `intervals` go by the law's own names. `aicc` is NaN where the data are too few for it (n <= k + 1).
+    `parameters` and `intervals` go by the law's own names. `aicc` is NaN where the data are too few, n <= k + 1.
     `converged`: the gradient vanished. `draws` (resamples, k) are the refitted parameters behind the intervals; with as
-    many parameters as points there is no spread to measure, `draws` is empty and every interval is unbounded.
+    many parameters as points, or a y that never moves, there is no spread to measure: `draws` is empty and every
+    interval is unbounded.
     """
 
     form: Form
@@ -56,8 +58,8 @@ class LawFit:
         """Where the curve lies at x (not where one more noisy measurement would), at the fit's level or another."""
         at, level = _inputs(x, self.form), self.level if level is None else _check_level(level)
         if not len(self.draws):
-            nothing = torch.zeros_like(self.predict(at))
-            return nothing, nothing + torch.inf
+            none = torch.zeros_like(self.predict(at))
+            return none, none + torch.inf
         columns = self.draws.T.reshape(self.draws.shape[1], -1, *[1] * (at.ndim - (self.form.inputs > 1)))
         low, high = _quantiles(self.form.law(at, *columns), level)
         return low, high
@@ -65,7 +67,10 @@ class LawFit:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A law fitted to the smaller sizes and judged on the larger: `x`, `y` and `predicted` are of the held-out points."""
+    """A law fitted to the smaller sizes and judged on the larger.
+
+    `x`, `y` and `predicted` are of the held-out points.
+    """
 
     fit: LawFit
     x: Tensor
@@ -113,18 +118,19 @@ def fit_law(
 
     Raises:
         InputError: shapes that do not match, values that have no logarithm, fewer distinct sizes than parameters, an
-            unknown form or parameter.
+            unknown form or parameter, parameters held where no positive prediction is possible.
     """
     model = _Model.of(form, fixed)
     x, y, weights, level = *_data(x, y, weights, model), _check_level(level)
     problem, target = Problem(model.curve(x), weights, delta), y.log()
-    points, converged = _search(model, problem, x, y)
-    residuals = problem.curve(points[0]) - target
-    freedom = len(y) - len(model.free)
+    starts = model.coordinates(model.form.starts(x, y))
+    points, converged = _search(problem, starts, target)
+    residuals = problem.predict(points[0]) - target
+    freedom = len(y) - len(model.free) if float(target.max() - target.min()) > 1e-12 else 0
     chance = seed if isinstance(seed, Generator) else generator(seed, "law")
     draws = torch.empty(0, len(model.form.parameters), dtype=y.dtype)
     if freedom > 0 and bootstrap > 0:
-        draws = model.natural(_bootstrap(problem, points, residuals, freedom, bootstrap, chance))
+        draws = model.natural(_bootstrap(problem, points, starts, residuals, freedom, bootstrap, chance))
     return LawFit(
         form=model.form,
         parameters=dict(zip(model.form.parameters, model.natural(points[0]).tolist(), strict=True)),
@@ -138,7 +144,9 @@ def fit_law(
     )
 
 
-def extrapolate(x: Any, y: Any, form: str | Form = "power-offset", share: float = 0.7, **settings: Any) -> Extrapolation:
+def extrapolate(
+    x: Any, y: Any, form: str | Form = "power-offset", share: float = 0.7, **settings: Any
+) -> Extrapolation:
     """Fit the smallest sizes and predict the rest.
 
     Args:
@@ -159,7 +167,9 @@ def extrapolate(x: Any, y: Any, form: str | Form = "power-offset", share: float 
     steps = size.unique()
     kept = math.ceil(share * len(steps) - 1e-9)
     if kept == len(steps):
-        raise InputError(f"{len(steps)} distinct sizes leave none to predict when {share:.0%} are fitted; measure more sizes.")
+        raise InputError(
+            f"{len(steps)} distinct sizes leave none to predict when {share:.0%} are fitted; measure more sizes."
+        )
     small = size <= steps[kept - 1]
     fit = fit_law(x[small], y[small], form, weights[small], **settings)
     predicted = fit.predict(x[~small])
@@ -184,7 +194,7 @@ def compare_forms(
     """
     if len(forms) < 2:
         raise InputError(f"a comparison needs two forms or more; got {len(forms)}.")
-    fits = {model.name: fit_law(x, y, model, **settings) for model in map(form, forms)}
+    fits = {model.name: fit_law(x, y, model, **settings) for model in map(find_form, forms)}
     errors = {name: _extrapolation_error(x, y, fit.form, share, settings) for name, fit in fits.items()}
     first, second = sorted(fits, key=lambda name: (math.isnan(fits[name].aicc), fits[name].aicc))[:2]
     clear = fits[second].aicc - fits[first].aicc > 10  # False when either is NaN
@@ -201,7 +211,7 @@ def _extrapolation_error(x: Any, y: Any, form: Form, share: float, settings: Map
 
 @dataclass(frozen=True)
 class _Model:
-    """A form whose fixed parameters are set; the search moves `free` ones, by their logarithm unless they are signed."""
+    """A form whose fixed parameters are set; the search moves the free ones, by their logarithm unless signed."""
 
     form: Form
     free: tuple[int, ...]
@@ -209,7 +219,7 @@ class _Model:
 
     @classmethod
     def of(cls, name: str | Form, fixed: Mapping[str, float] | None) -> _Model:
-        made = form(name)
+        made = find_form(name)
         values = {**made.fixed, **(fixed or {})}
         for key in values:
             if key not in made.parameters:
@@ -231,8 +241,8 @@ class _Model:
         return torch.stack([c if s else c.clamp(min=1e-300).log() for c, s in zip(columns, signed, strict=True)], -1)
 
     def curve(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Coordinates (..., free) -> log predictions (..., n)."""
-        return lambda u: self.form.law(x, *self.natural(u)[..., None].unbind(-2)).log()
+        """Coordinates (..., n or 1, free) -> log predictions (..., n)."""
+        return lambda u: self.form.law(x, *self.natural(u).unbind(-1)).log()
 
     def intervals(self, draws: Tensor, level: float) -> dict[str, tuple[float, float]]:
         names = self.form.parameters
@@ -246,21 +256,35 @@ class _Model:
         return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
-def _search(model: _Model, problem: Problem, x: Tensor, y: Tensor, keep: int = 24) -> tuple[Tensor, bool]:
-    """Minima found from the grid of starts, the best first and polished, (found, free); and whether it converged."""
-    starts, target = model.coordinates(model.form.starts(x, y)), y.log()
-    order = problem.loss(problem.curve(starts) - target).argsort(stable=True)
+def _search(problem: Problem, starts: Tensor, target: Tensor, keep: int = 24) -> tuple[Tensor, bool]:
+    """Minima found from the best of the starts, (found, free), the lowest first; and whether that one converged."""
+    order = problem.loss(problem.predict(starts) - target).argsort(stable=True)
     found, loss = descend(problem, starts[order[:keep]], target, steps=60)
     found, loss = descend(problem, found[loss.argsort(stable=True)[:4]], target, steps=300)
     if not loss.isfinite().any():
-        raise InputError(f"no start of the law {model.form.name!r} gives finite predictions; check the units of x and y.")
-    polished = [polish(problem, u, target) for u in found[loss.isfinite()]]
+        raise InputError(
+            "the law predicts no positive numbers from any start; check the units of x and y, and `fixed`."
+        )
+    polished = [polish(problem, u, target) for u in _distinct(problem, found[loss.isfinite()])]
     polished.sort(key=lambda result: result[1])
     return torch.stack([point for point, _, _ in polished]), polished[0][2]
 
 
+def _distinct(problem: Problem, points: Tensor) -> Tensor:
+    """The points whose curves differ from those of all points before them."""
+    curves = problem.predict(points)
+    gap = (curves[:, None] - curves).abs().amax(-1)  # (points, points)
+    return points[[bool((gap[i, :i] > 1e-4).all()) for i in range(len(points))]]
+
+
 def _bootstrap(
-    problem: Problem, points: Tensor, residuals: Tensor, freedom: int, resamples: int, chance: Generator
+    problem: Problem,
+    points: Tensor,
+    starts: Tensor,
+    residuals: Tensor,
+    freedom: int,
+    resamples: int,
+    chance: Generator,
 ) -> Tensor:
     """Coordinates refitted to new data around the first of the points, (resamples, free)."""
     n = len(residuals)
@@ -268,11 +292,14 @@ def _bootstrap(
     normal = torch.randn(resamples, n + freedom, generator=chance, dtype=residuals.dtype)
     noise, chi_square = normal[:, :n], normal[:, n:].square().sum(1, keepdim=True)
     scale = sigma * (freedom / chi_square).sqrt() / problem.weights.sqrt()
-    targets = problem.curve(points[0]) + scale * noise
-    starts = points.repeat_interleave(resamples, 0)  # other minima too: a resample may prefer one of them
-    found, loss = descend(problem, starts, targets.repeat(len(points), 1), steps=100)
-    best = loss.view(len(points), resamples).argmin(0)
-    return found.view(len(points), resamples, -1)[best, torch.arange(resamples)]
+    targets = problem.predict(points[0]) + scale * noise
+    # A minimum at E = 0 has no slope back to E > 0, so each resample also starts where the grid suits it best.
+    grid = problem.predict(starts)
+    fresh = starts[[int(problem.loss(grid - target).argmin()) for target in targets]]
+    begin = torch.cat([points.repeat_interleave(resamples, 0), fresh])
+    found, loss = descend(problem, begin, targets.repeat(len(points) + 1, 1), steps=100)
+    best = loss.view(-1, resamples).argmin(0)
+    return found.view(-1, resamples, found.shape[-1])[best, torch.arange(resamples)]
 
 
 def _aicc(residuals: Tensor, weights: Tensor, free: int) -> float:
@@ -291,7 +318,9 @@ def _quantiles(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
 def _inputs(x: Any, form: Form) -> Tensor:
     at = torch.as_tensor(x).detach().cpu().double()
     if form.inputs > 1 and (at.ndim == 0 or at.shape[-1] != form.inputs):
-        raise InputError(f"{form.name} takes rows of (parameters, examples), shape (n, 2); got shape {tuple(at.shape)}.")
+        raise InputError(
+            f"{form.name} takes rows of (parameters, examples), shape (n, 2); got shape {tuple(at.shape)}."
+        )
     return at
 
 
@@ -300,7 +329,12 @@ def _data(x: Any, y: Any, weights: Any, model: _Model) -> tuple[Tensor, Tensor, 
     at, value = _inputs(x, model.form), torch.as_tensor(y).detach().cpu().double()
     weight = torch.ones_like(value) if weights is None else torch.as_tensor(weights).detach().cpu().double()
     shape = "(n,)" if model.form.inputs == 1 else "(n, 2)"
-    if value.ndim != 1 or at.shape[:1] != value.shape or at.ndim != min(model.form.inputs, 2) or weight.shape != value.shape:
+    if (
+        value.ndim != 1
+        or at.shape[:1] != value.shape
+        or at.ndim != min(model.form.inputs, 2)
+        or weight.shape != value.shape
+    ):
         raise InputError(
             f"{model.form.name} is fitted to x of shape {shape}, y and weights of shape (n,); got x {tuple(at.shape)}, "
             f"y {tuple(value.shape)}, weights {tuple(weight.shape)}."
@@ -317,8 +351,8 @@ def _data(x: Any, y: Any, weights: Any, model: _Model) -> tuple[Tensor, Tensor, 
     distinct = len(at.unique(dim=0))
     if distinct < len(model.free):
         raise InputError(
-            f"{model.form.name} has {len(model.free)} parameters to fit and needs as many distinct sizes; got {distinct}. "
-            "Measure more sizes, hold parameters with fixed={...}, or take a smaller law such as 'power'."
+            f"{model.form.name} has {len(model.free)} parameters to fit and needs as many distinct sizes; got "
+            f"{distinct}. Measure more, hold parameters with fixed={{...}}, or take a smaller law such as 'power'."
         )
     return at, value, weight / weight.mean()
 

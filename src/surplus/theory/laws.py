@@ -58,7 +58,7 @@ def kaplan_law(x: Tensor, Nc: Number, aN: Number, Dc: Number, aD: Number) -> Ten
     return ((Nc / N) ** (aN / aD) + Dc / D) ** aD
 
 
-@method("prediction", paper="Rosenfeld et al. 2020, arXiv 1909.12673, equation 5")
+@method("prediction", paper="Rosenfeld et al. 2020, arXiv 1909.12673")
 def rosenfeld_law(
     x: Tensor, a: Number, alpha: Number, b: Number, beta: Number, c: Number, eta: Number, eps0: Number
 ) -> Tensor:
@@ -103,7 +103,8 @@ def compute_optimal(
 ) -> Allocation:
     """Parameters N and examples D of least loss under Chinchilla's law, given compute = 6 N D.
 
-    N = G (C/6)^(beta / (alpha + beta)),  D = (C/6)^(alpha / (alpha + beta)) / G,  G = (alpha A / (beta B))^(1 / (alpha + beta))
+        G = (alpha A / (beta B))^(1 / (alpha + beta))
+        N = G (C/6)^(beta / (alpha + beta))        D = (C/6)^(alpha / (alpha + beta)) / G
 
     Args:
         compute: C, floating-point operations.
@@ -128,8 +129,8 @@ def compute_optimal(
 class Form:
     """A law as something to fit: which parameters it has, which may be negative, where a search starts.
 
-    `starts` maps x (n,) or (n, 2) and y (n,) to natural parameters (starts, k) that fit the data's own scale, so the units
-    of x and y do not matter. `fixed` holds parameters at a value unless the caller holds them at another.
+    `starts` maps x (n,) or (n, 2) and y (n,) to natural parameters (starts, k) that fit the data's own scale, so the
+    units of x and y do not matter. `fixed` holds parameters at a value unless the caller holds them at another.
     """
 
     name: str
@@ -141,7 +142,7 @@ class Form:
     fixed: Mapping[str, float] = field(default_factory=dict)
 
 
-def form(name: str | Form) -> Form:
+def find_form(name: str | Form) -> Form:
     """The form of this name ("power-offset", "power_offset" and "power-offset-law" are one), or the form itself.
 
     Raises:
@@ -245,7 +246,9 @@ def _largest(x: Tensor, slope: Tensor) -> Tensor:
     return (x ** -slope[:, None]).amax(1)
 
 
-def _make(law: Callable[..., Tensor], starts: Callable[[Tensor, Tensor], Tensor], signed: str = "", **more: Any) -> Form:
+def _make(
+    law: Callable[..., Tensor], starts: Callable[[Tensor, Tensor], Tensor], signed: str = "", **more: Any
+) -> Form:
     parameters = tuple(inspect.signature(law).parameters)[1:]
     name = law.__name__.removesuffix("_law").replace("_", "-")
     return Form(name, law, parameters, starts, frozenset(signed.split()), **more)

@@ -3,8 +3,8 @@
     minimise over u   sum_i w_i huber_delta(log f(x_i; u) - log y_i)
 
 Each step solves the reweighted least-squares problem of Huber 1964 with the damping of Levenberg and Marquardt; a step
-that does not lower the sum is refused. All curves (starts, bootstrap resamples) move together, so that a bootstrap of 200
-fits costs little more than one.
+that does not lower the sum is refused. All curves (starts, bootstrap resamples) move together, so that a bootstrap of
+200 fits costs little more than one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`curve` maps coordinates (..., k) to log predictions (..., n); `weights` (n,) and `delta` make the loss."""
+    """A curve and how its misfit counts.
+
+    `curve` maps coordinates, one set for each point of the data or one for all, (..., n or 1, k), to log predictions
+    (..., n); each prediction may depend on its own coordinates only. `weights` (n,) and `delta` make the loss.
+    """
 
     curve: Callable[[Tensor], Tensor]
     weights: Tensor
@@ -32,14 +35,20 @@ class Problem:
         each = torch.where(size < self.delta, residuals.square() / 2, self.delta * (size - self.delta / 2))
         return (self.weights * each).sum(-1).nan_to_num(nan=torch.inf)
 
+    def predict(self, u: Tensor) -> Tensor:
+        """Log predictions: (..., k) -> (..., n)."""
+        return self.curve(u[..., None, :])
+
     def linearised(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Log predictions (B, n) and their derivatives (B, n, k) at u (B, k), forward mode."""
-        k = u.shape[-1]
-        with forward_ad.dual_level():
-            tangents = torch.eye(k, dtype=u.dtype)[:, None].expand(k, *u.shape).clone()
-            value, slope = forward_ad.unpack_dual(self.curve(forward_ad.make_dual(u.expand(k, *u.shape).clone(), tangents)))
-        assert slope is not None
-        return value[0], slope.permute(1, 2, 0)
+        """Log predictions (B, n) and their derivatives (B, n, k) at u (B, k).
+
+        Every point gets coordinates of its own, so that one backward pass yields all derivatives.
+        """
+        with torch.enable_grad():
+            own = u[:, None].repeat(1, len(self.weights), 1).requires_grad_()  # (B, n, k)
+            value = self.curve(own)
+            (slope,) = torch.autograd.grad(value.sum(), own)
+        return value.detach(), slope
 
     def normal_equations(self, residuals: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (B, k) and reweighted Gauss-Newton matrix (B, k, k)."""
@@ -48,7 +57,9 @@ class Problem:
         return (weighted * residuals[..., None]).sum(-2), weighted.mT @ slopes
 
 
-def descend(problem: Problem, u: Tensor, target: Tensor, steps: int = 200, tolerance: float = 1e-13) -> tuple[Tensor, Tensor]:
+def descend(
+    problem: Problem, u: Tensor, target: Tensor, steps: int = 200, tolerance: float = 1e-13
+) -> tuple[Tensor, Tensor]:
     """Lower the loss of every row from where it stands.
 
     Args:
@@ -68,7 +79,9 @@ def descend(problem: Problem, u: Tensor, target: Tensor, steps: int = 200, toler
         gradient, matrix = problem.normal_equations(value - target, slope)
         scale = matrix.diagonal(dim1=-2, dim2=-1)
         damped = matrix + torch.diag_embed(damping[:, None] * scale + 1e-14 * scale.amax(-1, keepdim=True) + 1e-300)
-        move = torch.linalg.solve_ex(damped.nan_to_num(0.0), -gradient.nan_to_num(0.0))[0].nan_to_num(0.0).clamp(-3, 3)
+        move = torch.linalg.solve_ex(damped.nan_to_num(0.0), -gradient.nan_to_num(0.0))[0].nan_to_num(0.0)
+        longest = 3 + u.abs()  # a coordinate is a logarithm or an exponent; one in units of y grows with itself
+        move = move.clamp(-longest, longest)
         new_value, new_slope = problem.linearised(u + move)
         new_loss = problem.loss(new_value - target)
         better = (new_loss <= loss) & new_slope.isfinite().all(-1).all(-1) & ~resting

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,17 @@ def fan_out(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int 
     from joblib import Parallel, delayed
 
     yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_alone)(fn, call) for call in calls)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many torch threads; the number is part of what decides a result's last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _alone(fn: Callable[..., Any], call: tuple[Any, ...]) -> Any:

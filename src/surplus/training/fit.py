@@ -21,7 +21,7 @@ from surplus.errors import InputError
 from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
 from surplus.training.engine import Single, Stacked
-from surplus.training.executor import fan_out, processors
+from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, history_table
 from surplus.training.observers import Observer
 from surplus.training.run import Run
@@ -88,12 +88,12 @@ def fit(
         start_step, record, tuple(sorted(set(keep))), device, tuple(observers),
     )  # fmt: skip
     stacked = _choose(plan, execution, store)
-    groups = _groups(plan, stacked)
-    plans = [_part(plan, g) for g in groups]
+    groups = _groups(plan, stacked, jobs or processors())
+    plans = [_part(plan, g, torch.get_num_threads() if len(groups) == 1 else 1) for g in groups]
     entries = [store.entry(_spec(p)) for p in plans]
     todo = [(p, e) for p, e in zip(plans, entries, strict=True) if observers or not e.usable()]
-    alone = bool(observers) or torch.device(device).type != "cpu" or len(todo) == 1 or (stacked and len(todo) < 2)
-    for _ in fan_out(train_part, todo, 1 if alone else jobs):
+    here = bool(observers) or torch.device(device).type != "cpu" or len(todo) < 2
+    for _ in fan_out(train_part, todo, 1 if here else jobs):
         pass
     rows = {replica: (i, row) for i, group in enumerate(groups) for row, replica in enumerate(group)}
     run = Run(replace(task, recipe=recipe), tuple(entries), tuple(rows[k] for k in range(len(seeds))), seeds, positions, store)
@@ -109,10 +109,10 @@ def train_part(plan: Plan, entry: Entry) -> str:
             entry.clear()
         elif entry.complete:
             return entry.key
-        loop = Loop(plan, entry)
-        began = time.time()
-        theta = loop.run()
-        _save(entry, loop, theta, began)
+        with threads(plan.threads):
+            loop = Loop(plan, entry)
+            began = time.time()
+            _save(entry, loop, loop.run(), began)
     return entry.key
 
 
@@ -144,6 +144,7 @@ def _spec(plan: Plan) -> dict[str, Any]:
         "keep": list(plan.keep),
         "device": torch.device(plan.device).type,
         "observed": bool(plan.observers),
+        "threads": plan.threads,
     }
 
 
@@ -208,8 +209,8 @@ def _check(
 # ---- stacked or spread ----------------------------------------------------------------------------------------------
 
 
-def _groups(plan: Plan, stacked: bool) -> list[list[int]]:
-    """Which replicas go together: all of one subset size, in stacks that fit memory, or each alone."""
+def _groups(plan: Plan, stacked: bool, jobs: int) -> list[list[int]]:
+    """Which replicas go together: those of one subset size, in stacks that fit memory and feed all processors; or each alone."""
     if not stacked:
         return [[k] for k in range(len(plan.seeds))]
     sizes: dict[tuple[Any, ...], list[int]] = {}
@@ -217,11 +218,13 @@ def _groups(plan: Plan, stacked: bool) -> list[list[int]]:
         size = len(plan.subsets[k]) if plan.subsets else len(plan.task.train)
         sizes.setdefault((size, plan.coordinates[k].size, type(plan.coordinates[k])), []).append(k)
     most = max(2, _STACK_BYTES // (plan.task.space.size * 4 * 5)) if plan.device == "cpu" else _gpu_stack(plan)
-    return [part for group in sizes.values() for part in _even(group, most)]
+    share_out = jobs if plan.device == "cpu" and not plan.observers else 1
+    return [part for group in sizes.values() for part in _even(group, most, share_out)]
 
 
-def _even(group: list[int], most: int) -> list[list[int]]:
-    parts = -(-len(group) // most)
+def _even(group: list[int], most: int, jobs: int) -> list[list[int]]:
+    """Cut a group into stacks of at most `most`, and at least `jobs` of them while each has four replicas."""
+    parts = max(-(-len(group) // most), min(jobs, len(group) // 4))
     return [c.tolist() for c in torch.tensor(group).tensor_split(parts)]
 
 
@@ -231,9 +234,10 @@ def _gpu_stack(plan: Plan) -> int:
     return max(1, int(free * 0.6 // (plan.task.space.size * 4 * 6 + sample)))
 
 
-def _part(plan: Plan, group: list[int]) -> Plan:
+def _part(plan: Plan, group: list[int], threads: int) -> Plan:
     return replace(
         plan,
+        threads=threads,
         seeds=tuple(plan.seeds[k] for k in group),
         subsets=tuple(plan.subsets[k] for k in group) if plan.subsets else None,
         coordinates=tuple(plan.coordinates[k] for k in group),
@@ -261,20 +265,24 @@ def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
 
 def _stacking_wins(plan: Plan, steps: int = 4) -> bool:
     """Time a few steps of a stack of up to eight against one replica alone, both on one thread."""
-    k, threads = min(len(plan.seeds), 8), torch.get_num_threads()
+    k = min(len(plan.seeds), 8)
     rows = torch.arange(min(plan.recipe.batch_size, len(plan.task.train)))
     x, y = plan.task.prepare(plan.task.train.inputs[rows]), plan.task.train.targets[rows]
     theta = plan.task.space.init_many(plan.seeds[:k])
-    torch.set_num_threads(1)
     try:
-        alone = _seconds(Single(plan.task, plan.recipe, 0, x.device), theta[:1], x[None], y[None], steps)
-        lead = (k, *[-1] * x.dim())
-        together = _seconds(Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(lead), y.expand(k, *y.shape), steps)
+        with threads(1):
+            return _stack_seconds(plan, theta, x, y, steps) < k * _alone_seconds(plan, theta, x, y, steps)
     except RuntimeError:  # the user's module does something that vmap cannot follow
         return False
-    finally:
-        torch.set_num_threads(threads)
-    return together < k * alone
+
+
+def _alone_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
+    return _seconds(Single(plan.task, plan.recipe, 0, x.device), theta[:1], x[None], y[None], steps)
+
+
+def _stack_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
+    k = len(theta)
+    return _seconds(Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(k, *x.shape), y.expand(k, *y.shape), steps)
 
 
 def _seconds(engine: Single | Stacked, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:

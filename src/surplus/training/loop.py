@@ -45,6 +45,7 @@ class Plan:
     keep: tuple[int, ...] = ()
     """Steps whose weights are kept."""
     device: str = "cpu"
+    threads: int = 1
     observers: tuple[Observer, ...] = field(default=())
 
     @property

@@ -1,0 +1,159 @@
+"""The workbench that the parts of an audit share: task, plan, clock, and the ledger of what was run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surplus.audit.settings import LEAN, AuditSettings, Plan
+from surplus.space import seed_for
+from surplus.stats import Estimate
+from surplus.tasks import Task
+from surplus.training import Run, Store, fit, processors
+from surplus.training.engine import Single
+
+
+@dataclass
+class Bench:
+    """One audit at work."""
+
+    task: Task
+    settings: AuditSettings
+    plan: Plan
+    store: Store
+    began: float
+    """time.monotonic() when the audit's own work began, reading of the data included."""
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    cost: float = 0.0
+    """Seconds of one full training run on one processor; measured when there is a budget."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How this audit trains, for every call of `fit`."""
+        return {"execution": "stacked" if self.plan.stacked else "spread", "device": self.settings.device, "store": self.store}
+
+    def fit(self, part: str, task: Task | None = None, **options: Any) -> Run:
+        """Train for one part of the audit, and note the runs in the ledger."""
+        return self.note(part, fit(task or self.task, **{**self.options, **options}))
+
+    def note(self, part: str, run: Run) -> Run:
+        """Put a run in the ledger."""
+        for entry in run.parts:
+            manifest = entry.manifest
+            row = {
+                "key": entry.key, "part": part, "network": run.task.network.name, "replicas": len(manifest["spec"]["seeds"]),
+                "seeds": manifest["spec"]["seeds"], "steps": manifest["steps"],
+            }  # fmt: skip
+            if row not in self.runs:
+                self.runs.append(row)
+        return run
+
+    def seeds(self, purpose: str, count: int) -> list[int]:
+        """Seeds of one purpose, derived from the audit's own."""
+        return [seed_for(self.settings.seed, purpose, i) % 2**31 for i in range(count)]
+
+    def skip(self, part: str, what: str, why: str) -> None:
+        """Note something that was left out."""
+        self.left_out.append({"part": part, "what": what, "why": why})
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to this part's."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timing[part] = self.timing.get(part, 0.0) + time.monotonic() - began
+
+    # ---- the budget ----
+
+    @property
+    def left(self) -> float:
+        """Seconds until the budget is spent, less what the report needs; infinite without a budget."""
+        if self.settings.budget is None:
+            return math.inf
+        return self.settings.budget - (time.monotonic() - self.began) - min(6.0, 0.06 * self.settings.budget)
+
+    def measure_cost(self, steps: int = 12) -> float:
+        """Time a few training steps, one thread per processor at work, and scale them to a full run."""
+        task, recipe = self.task, self.task.recipe
+        engine = Single(task, recipe, 0, torch.device("cpu"))
+        theta = task.space.init(0)[None]
+        rows = torch.arange(min(recipe.batch_size, len(task.train)))
+        x, y = task.prepare(task.train.inputs[rows])[None], task.train.targets[rows][None]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            engine(theta, x, y, 0)
+            began = time.perf_counter()
+            for step in range(steps):
+                engine(theta, x, y, step)
+            step_seconds = (time.perf_counter() - began) / steps
+        finally:
+            torch.set_num_threads(threads)
+        total = recipe.duration.steps(-(-len(task.train) // recipe.batch_size))
+        self.cost = 1.25 * step_seconds * total  # batches, augmentation and optimiser come on top
+        return self.cost
+
+    def wall(self, full_runs: float) -> float:
+        """Predicted seconds for so many full runs over all processors."""
+        return full_runs * self.cost / processors()
+
+
+def summary(values: Tensor, level: float = 0.95) -> dict[str, Any]:
+    """Mean and interval over repeats (repeats,), as the report reads it."""
+    e = Estimate.over(values.double())
+    low, high = e.interval(level)
+    return {"mean": number(e.mean), "low": number(low), "high": number(high), "stderr": number(e.stderr), "repeats": int(torch.as_tensor(e.repeats).max())}
+
+
+def accuracy_summary(correct: Tensor, level: float = 0.95) -> dict[str, Any]:
+    """Mean accuracy over seeds and examples (seeds, n), its interval counting both chances.
+
+    Variance = that of the seeds' means over their number + that of the examples' means over theirs.
+    """
+    from scipy.stats import norm
+
+    correct = correct.double()
+    mean = correct.mean()
+    seeds = correct.mean(1).var() / len(correct) if len(correct) > 1 else torch.tensor(0.0)
+    error = (seeds + correct.mean(0).var() / correct.shape[1]).sqrt()
+    z = float(norm.ppf(0.5 + level / 2))
+    return {
+        "mean": number(mean), "low": number((mean - z * error).clamp(min=0)), "high": number((mean + z * error).clamp(max=1)),
+        "stderr": number(error), "repeats": len(correct),
+    }  # fmt: skip
+
+
+def number(value: Any) -> float | None:
+    """A plain float, or None where there is none (JSON has no NaN)."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def within_budget(bench: Bench) -> Plan:
+    """The plan cut down to the budget: at least 40% for the ensemble, the other parts as far as they fit, in order.
+
+    A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble.
+    """
+    bench.measure_cost()
+    rest, chosen = 0.6 * bench.left, []
+    for name, lean in zip(("examples", "weights", "directions"), LEAN, strict=True):
+        full = getattr(bench.plan, name)
+        fitting = [p for p in (full, lean) if 1.2 * bench.wall(p.full_runs) <= rest]
+        if fitting:
+            rest -= 1.2 * bench.wall(fitting[0].full_runs)
+        else:
+            bench.skip(name, "the whole part", f"the least of it takes about {1.2 * bench.wall(lean.full_runs):.0f} s, which the budget does not leave")
+        chosen.append(fitting[0] if fitting else None)
+    spent = sum(1.2 * bench.wall(p.full_runs) for p in chosen if p)
+    return replace(bench.plan, examples=chosen[0], weights=chosen[1], directions=chosen[2], ensemble_seconds=bench.left - spent)

@@ -1,0 +1,160 @@
+"""The subset ensemble: networks trained on random shares of the data. Labels and example scores all come from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surplus.audit.bench import Bench
+from surplus.examples import score_all
+from surplus.examples.grand import grand
+from surplus.examples.labels import LabelCheck, check_labels
+from surplus.examples.subsets import balanced_subsets
+from surplus.stats import Estimate
+from surplus.tasks import Task
+from surplus.training import Run, processors
+
+_READER = 0.5
+"""Networks trained on less than this share read labels too badly to judge them."""
+_MOST_ROUNDS = 64
+_CLEAN_ABOVE = 0.02
+"""From this estimated share of wrong labels on, more networks are trained without the suspects."""
+
+
+@dataclass
+class Ensemble:
+    """What the subset networks say."""
+
+    task: Task
+    runs: list[Run] = field(default_factory=list)
+    shares: list[Tensor] = field(default_factory=list)
+    cleaned: list[Run] = field(default_factory=list)
+    """Networks trained without the suspects of the first ones; they read labels only."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """(runs, n, classes) of the plain networks on all training examples."""
+        return torch.cat([r.predict("train") for r in self.runs])
+
+    @property
+    def trained_on(self) -> Tensor:
+        return torch.cat([r.trained_on for r in self.runs])
+
+    @property
+    def share(self) -> Tensor:
+        return torch.cat(self.shares)
+
+    def record(self) -> dict[str, Tensor]:
+        """All plain runs' records, (runs, epochs, n)."""
+        return {k: torch.cat([r.record[k] for r in self.runs]) for k in self.runs[0].record}
+
+    def evidence(self) -> dict[str, Any]:
+        """What the example scores ask for, by name. `hits` are probabilities of the label: a success count's expectation."""
+        labels = self.task.train.targets
+        p = self.outputs.softmax(-1)
+        own = p.gather(2, labels.expand(len(p), -1).unsqueeze(-1)).squeeze(-1)
+        return {"labels": labels, "hits": own, "trained_on": self.trained_on, "share": self.share, **self.record()}
+
+    def scores(self) -> dict[str, Estimate]:
+        """Every registered score that the records and predictions serve."""
+        evidence = self.evidence()
+        return score_all({k: v for k, v in evidence.items() if k != "inputs"})
+
+    def check(self) -> LabelCheck:
+        """Which labels look wrong."""
+        labels = self.task.train.targets
+        readers = self.share >= _READER
+        outputs, trained_on = self.outputs[readers], self.trained_on[readers]
+        if self.cleaned:
+            outputs = torch.cat([r.predict("train") for r in self.cleaned])
+            trained_on = torch.cat([r.trained_on for r in self.cleaned])
+        return check_labels(outputs, trained_on, labels, self._signals())
+
+    def _signals(self) -> dict[str, Tensor]:
+        """Training's own signs of a wrong label."""
+        evidence = self.evidence()
+        asked = ("aum", "el2n", "memorization", "c-score")
+        return {k: e.mean for k, e in score_all(evidence, asked).items()}
+
+
+def train_ensemble(bench: Bench) -> Ensemble:
+    """Train the ensemble: all of the plan's runs, or as many rounds as the budget allows."""
+    ensemble, plan = Ensemble(_shortened(bench)), bench.plan
+    keep = (_early_step(ensemble.task),)
+    if bench.settings.budget is None:
+        for share in plan.shares:
+            _add(bench, ensemble, share, 0, plan.runs_per_share, keep)
+        if ensemble.check().rate.mean > _CLEAN_ABOVE:
+            _add_cleaned(bench, ensemble, 0, plan.runs_per_share)
+        return ensemble
+    _add_rounds(bench, ensemble, keep)
+    return ensemble
+
+
+def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None:
+    """Rounds of one run per processor until no further one would end in time; once 40% is spent, cleaned ones."""
+    size, began, rounds, plain = max(2, processors()), bench.left, 0, 0
+    while rounds < _MOST_ROUNDS:
+        spent = began - bench.left
+        if rounds and spent * (rounds + 1.1) / rounds > bench.plan.ensemble_seconds:
+            break
+        if not plain and spent > 0.4 * bench.plan.ensemble_seconds and ensemble.check().rate.mean > _CLEAN_ABOVE:
+            plain = rounds
+        if plain:
+            _add_cleaned(bench, ensemble, (rounds - plain) * size, size)
+        else:
+            _add(bench, ensemble, 0.5, rounds * size, size, keep)
+        rounds += 1
+
+
+def _add(bench: Bench, ensemble: Ensemble, share: float, first: int, count: int, keep: tuple[int, ...]) -> None:
+    subsets = balanced_subsets(len(ensemble.task.train), share, first + count, bench.settings.seed)[first:]
+    seeds = bench.seeds(f"ensemble {share}", first + count)[first:]
+    ensemble.runs.append(bench.fit("labels", ensemble.task, seeds=seeds, subsets=subsets, record=True, keep=keep))
+    ensemble.shares.append(torch.full((count,), share))
+
+
+def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> None:
+    """Runs on halves from which the plain networks' suspects are taken out; all halves keep the same size."""
+    suspects = Ensemble(ensemble.task, ensemble.runs, ensemble.shares).check().probability > 0.5
+    subsets = balanced_subsets(len(ensemble.task.train), 0.5, first + count, bench.settings.seed + 1)[first:] & ~suspects
+    size = int(subsets.sum(1).min())
+    positions = [s.nonzero().squeeze(1)[:size] for s in subsets]
+    seeds = bench.seeds("ensemble cleaned", first + count)[first:]
+    ensemble.cleaned.append(bench.fit("labels", ensemble.task, seeds=seeds, subsets=positions))
+
+
+def _early_step(task: Task) -> int:
+    """The step at which GraNd looks: a tenth of training, on half of the data."""
+    steps = task.recipe.duration.steps(-(-len(task.train) // (2 * task.recipe.batch_size)))
+    return max(1, steps // 10)
+
+
+def _shortened(bench: Bench) -> Task:
+    """The task, trained for fewer epochs where two rounds of the usual length would not fit the budget."""
+    task, seconds = bench.task, bench.plan.ensemble_seconds
+    rounds = bench.wall(0.5 * max(2, processors()))
+    if 2.3 * rounds <= seconds:
+        return task
+    per_epoch = -(-len(task.train) // task.recipe.batch_size)
+    epochs = task.recipe.duration.steps(per_epoch) / per_epoch
+    return task.with_recipe(duration=f"{max(1, math.floor(epochs * seconds / (2.3 * rounds)))}ep")
+
+
+def grand_scores(bench: Bench, ensemble: Ensemble) -> Estimate:
+    """GraNd of all training examples at an early step of a few networks, kept in the store."""
+    task, run = ensemble.task, ensemble.runs[0]
+    step, count = _early_step(task), min(bench.plan.grand_runs, len(run))
+    thetas = run.at(step)[:count]
+
+    def compute() -> dict[str, Tensor]:
+        e = grand(task.space, thetas, task.prepare(task.train.inputs), task.train.targets, task.statistics(thetas))
+        return {"mean": e.mean, "stderr": e.stderr}
+
+    spec = {"of": "grand", "runs": run.keys, "step": step, "count": count}
+    found = bench.store.cached(spec, compute)
+    return Estimate(found["mean"], found["stderr"], count)

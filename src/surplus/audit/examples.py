@@ -1,0 +1,149 @@
+"""Part 2 of an audit: which examples can go. Scores, accuracy against kept fraction, and the recommended subset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surplus.audit.bench import Bench, accuracy_summary, number
+from surplus.audit.ensemble import Ensemble
+from surplus.audit.settings import ExamplesPlan
+from surplus.errors import InputError
+from surplus.examples import hardness, reliability, select
+from surplus.registry import find
+from surplus.space import generator
+from surplus.stats import Estimate, holm, non_inferior_over_both, rank_correlation
+from surplus.training import Run
+
+_SCORE = "el2n"
+"""What the rules rank by: the published choice for keeping a half."""
+
+
+@dataclass
+class Kept:
+    """The recommended subset."""
+
+    keep: Tensor
+    """(n,) boolean."""
+    found: bool
+    """Whether any subset passed; otherwise everything is kept."""
+
+
+def scores_table(bench: Bench, ensemble: Ensemble, scores: Mapping[str, Estimate]) -> dict[str, Any]:
+    """What is known of each score, and how they agree."""
+    evidence = ensemble.evidence()
+    rows = []
+    for name, estimate in scores.items():
+        found = find("example score", name)
+        rows.append({
+            "name": name, "paper": found.paper, "high": found.traits.get("high", ""), "mean": number(estimate.mean.nanmean()),
+            "reliability": _reliability(name, evidence), "repeats": int(torch.as_tensor(estimate.repeats).max()),
+        })  # fmt: skip
+    order = bench.task.train
+    shown = [int(i) for i in scores[_SCORE].mean.nan_to_num(0).argsort(descending=True, stable=True)]
+    listed = [{"id": order.ids[i].item(), "label": order.classes[int(order.targets[i])]} for i in shown]
+    return {"scores": rows, "correlation": _correlation(scores), "hardest": listed[:24], "easiest": listed[::-1][:24]}
+
+
+def examples_part(bench: Bench, plan: ExamplesPlan, full: Run, scores: Mapping[str, Estimate]) -> tuple[dict[str, Any], Kept]:
+    """Train on subsets by every rule and fraction beside random ones, with the seeds of the full runs."""
+    hard = hardness(_SCORE, scores[_SCORE].mean).nan_to_num(0)
+    labels, steps = bench.task.train.targets, full.task.recipe.duration.steps(-(-len(hard) // full.task.recipe.batch_size))
+    arms = [(rule, f) for rule in (*plan.rules, "random") for f in plan.fractions]
+    subsets = {arm: _subsets(bench, arm, hard, labels, full.seeds) for arm in arms}
+    task = bench.task.with_recipe(duration=f"{steps}it")  # as many steps as on all data
+    run = bench.fit("examples", task, seeds=[s for _ in arms for s in full.seeds], subsets=[s for arm in arms for s in subsets[arm]])
+    correct = run.evaluate("test").per_example.view(len(arms), len(full.seeds), -1)
+    results = dict(zip(arms, correct, strict=True))
+    reference = full.evaluate("test").per_example
+    curves = [
+        {"rule": rule, "score": None if rule == "random" else _SCORE, "points": [_point(f, results[rule, f], bench) for f in plan.fractions]}
+        for rule in (*plan.rules, "random")
+    ]
+    recommendation, kept = _recommend(bench, plan, results, reference, subsets)
+    return {"full": accuracy_summary(reference, bench.settings.level), "curves": curves, "recommendation": recommendation}, kept
+
+
+def _subsets(bench: Bench, arm: tuple[str, float], hard: Tensor, labels: Tensor, seeds: tuple[int, ...]) -> list[Tensor]:
+    """One subset per seed: a rule without chance gives every seed the same, random draws one for each."""
+    rule, fraction = arm
+    keep = max(2, round(fraction * len(hard)))
+    made = []
+    for seed in seeds:
+        chance = generator(seed if rule == "random" else bench.settings.seed, "subset", rule, fraction)
+        made.append(select(rule, hard, keep, labels=labels, generator=chance))
+    return made
+
+
+def _recommend(
+    bench: Bench, plan: ExamplesPlan, results: Mapping[tuple[str, float], Tensor], reference: Tensor, subsets: Mapping[tuple[str, float], list[Tensor]]
+) -> tuple[dict[str, Any], Kept]:
+    """The smallest fraction that is not inferior to all data, walking down from the largest and stopping where none is.
+
+    At each fraction the rules' p-values are corrected for their number by Holm's method; walking in a fixed order needs
+    no further correction.
+    """
+    margin, level = bench.settings.margin, bench.settings.level
+    best: tuple[str, float] | None = None
+    rules = (*plan.rules, "random")
+    tests: dict[tuple[str, float], Any] = {}
+    for fraction in plan.fractions:
+        for rule in rules:
+            tests[rule, fraction] = non_inferior_over_both(results[rule, fraction], reference, margin, level)
+        adjusted = holm([tests[rule, fraction].p_value for rule in rules])
+        passing = [r for r, p in zip(rules, adjusted, strict=True) if p < 1 - level]
+        if not passing:
+            break
+        best = max(((r, fraction) for r in passing), key=lambda arm: float(results[arm].mean()))
+    n = len(bench.task.train)
+    if best is None:
+        first = max(((r, plan.fractions[0]) for r in rules), key=lambda arm: tests[arm].low)
+        t = tests[first]
+        sentence = (
+            f"No tested subset is shown to match all data: keeping {first[1]:.0%} by {first[0]} changes test accuracy by"
+            f" {100 * t.difference:+.2f} points, and the test cannot exclude a loss of more than {100 * margin:g} (lower bound {100 * t.low:+.2f})."
+        )
+        return _verdict(t, first, n, n, sentence, False), Kept(torch.ones(n, dtype=torch.bool), False)
+    t, kept = tests[best], subsets[best][0]
+    sentence = (
+        f"Keep {best[1]:.0%} of the examples by {best[0]}: test accuracy changes by {100 * t.difference:+.2f} points,"
+        f" and a loss of more than {100 * margin:g} is excluded (lower bound {100 * t.low:+.2f})."
+    )
+    return _verdict(t, best, int(kept.sum()), n, sentence, True), Kept(kept, True)
+
+
+def _verdict(test: Any, arm: tuple[str, float], kept: int, n: int, sentence: str, verdict: bool) -> dict[str, Any]:
+    return {
+        "fraction": arm[1] if verdict else 1.0, "rule": arm[0], "kept": kept, "of": n, "difference": number(test.difference),
+        "low": number(test.low), "margin": test.margin, "p_value": number(test.p_value), "verdict": verdict, "sentence": sentence,
+    }  # fmt: skip
+
+
+def _point(fraction: float, correct: Tensor, bench: Bench) -> dict[str, Any]:
+    values = [number(v) for v in correct.double().mean(1)]
+    return {"fraction": fraction, "accuracy": accuracy_summary(correct, bench.settings.level), "values": values}
+
+
+def _reliability(name: str, evidence: Mapping[str, object]) -> float | None:
+    try:
+        return number(reliability(name, evidence, splits=5))
+    except InputError:  # rests on no runs, or evidence that only some runs have
+        return None
+
+
+def _correlation(scores: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Spearman's rank correlations, every score turned so that high = hard."""
+    names = list(scores)
+    turned = {k: hardness(k, e.mean) for k, e in scores.items()}
+    sample = torch.arange(0, len(turned[names[0]]), max(1, len(turned[names[0]]) // 20_000))
+    matrix = [[number(_spearman(turned[a][sample], turned[b][sample])) for b in names] for a in names]
+    return {"names": names, "matrix": matrix}
+
+
+def _spearman(a: Tensor, b: Tensor) -> float:
+    both = a.isfinite() & b.isfinite()
+    return rank_correlation(a[both], b[both]).value if int(both.sum()) > 2 else float("nan")
