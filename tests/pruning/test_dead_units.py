@@ -162,6 +162,32 @@ def test_unread_inputs_leave_on_request():
     torch.testing.assert_close(again(x), small(x))
 
 
+def test_a_normalisation_of_ones_own_is_followed():
+    class Shift(nn.BatchNorm2d):
+        def __init__(self, channels):
+            super().__init__(channels, affine=False)
+            self.shift = nn.Parameter(torch.randn(channels))
+
+        def forward(self, x):
+            return super().forward(x) + self.shift[:, None, None]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(1, 6, 3), Shift(6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x)).relu().amax((-2, -1)))
+
+    net, x = Net().eval(), torch.randn(3, 1, 5, 5)
+    with torch.no_grad():
+        net.conv.weight[:2] = 0
+        net.head.weight[:, 4] = 0
+    small = remove_dead_units(net)
+    assert len(small.norm.shift) == small.conv.out_channels == small.head.in_features == 3
+    torch.testing.assert_close(small(x), net(x))
+
+
 def test_shared_layers_and_grouped_convolutions_are_left_whole():
     class Twice(nn.Module):
         def __init__(self):

@@ -81,6 +81,26 @@ def test_shared_weights_are_stored(tmp_path):
     assert back[2].weight is back[0].weight
 
 
+def test_shared_weights_that_shrank_stay_shared(tmp_path):
+    def make(width=6):
+        net = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        net[2].weight = net[0].weight
+        return net
+
+    net = make(4)
+    back = load_module(save_module(tmp_path, net), make=make)
+    assert back[2].weight is back[0].weight and back[0].in_features == 4
+
+
+def test_a_folder_cannot_run_code(tmp_path):
+    save_module(tmp_path, mlp())
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors", "config.json"}
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"in_features": 20', '"in_features": {"a": 1}'))
+    with pytest.raises(StoreError, match="no size of a layer"):
+        load_module(tmp_path, make=mlp)
+
+
 def test_missing_factories_and_other_networks_are_named(tmp_path):
     save_module(tmp_path, mlp())
     with pytest.raises(InputError, match="give its factory"):
@@ -104,8 +124,8 @@ def test_damage_is_noticed(tmp_path):
         load_module(tmp_path, make=mlp)
     weights.write_bytes(intact)
     text = config.read_text()
-    config.write_text(text.replace('"type": "Linear"', '"type": "Popen"'))
-    with pytest.raises(StoreError, match="layer of type 'Popen'"):
+    config.write_text(text.replace('"in_features": 20', '"forward": 20'))
+    with pytest.raises(StoreError, match="sets 'forward' to 20, which is no size"):
         load_module(tmp_path, make=mlp)
     config.write_text(text.replace("surplus module 1", "surplus module 9"))
     with pytest.raises(StoreError, match="later version"):

@@ -155,6 +155,60 @@ def test_grouped_convolutions_lose_the_same_channels_in_each_group():
     assert small(torch.zeros(2, 3, 8, 8)).shape == (2, 2, 4, 4)
 
 
+class Shift(nn.BatchNorm2d):
+    """Normalisation with a value per channel of its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels, affine=False)
+        self.shift = nn.Parameter(torch.randn(channels))
+
+    def forward(self, x):
+        return super().forward(x) + self.shift[:, None, None]
+
+
+def test_subclasses_of_batch_normalisation_lose_their_own_values_too():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), Shift(8), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    with torch.no_grad():
+        net[0].weight[::2] = 0
+        net[0].bias[::2] = 0
+        net[1].shift[::2] = 0
+    x = torch.randn(3, 1, 5, 5)
+    small = shrink(net, (1, 5, 5), keep=0.5)
+    assert isinstance(small[1], Shift) and small[1].shift.tolist() == net[1].shift[1::2].tolist()
+    torch.testing.assert_close(small(x), net(x))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).transpose(-4, -2).unbind(-3)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2))
+
+
+class Tokens(nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention, self.up, self.down = attention, nn.Linear(8, 20), nn.Linear(20, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        mixed = self.attention(x, x, x)[0] if isinstance(self.attention, nn.MultiheadAttention) else self.attention(x)
+        x = x + mixed
+        return self.head((x + self.down(self.up(x).relu())).mean(1))
+
+
+@pytest.mark.parametrize("attention", [Attention, lambda: nn.MultiheadAttention(8, 2, batch_first=True)])
+def test_attention_keeps_its_width_while_dense_layers_shrink(attention):
+    small = shrink(Tokens(attention()), (5, 8), keep=0.5)
+    assert (small.up.out_features, small.down.in_features, small.down.out_features) == (10, 10, 8)
+    assert small(torch.zeros(2, 5, 8)).shape == (2, 3)
+    with pytest.raises(InputError, match="no channels that may go"):
+        shrink(Attention(), (5, 8), keep=0.5)
+
+
 def test_what_cannot_be_shrunk_is_refused(monkeypatch):
     module = mlp()
     with pytest.raises(InputError, match="by one of keep="):

@@ -104,7 +104,7 @@ def audit(
     if task.objective is not CLASSIFICATION:
         raise InputError(f"an audit needs class labels; {task.name} is a task of {task.objective.name}")
     settings = settings or AuditSettings()
-    bench = Bench(task, settings, plan_for(task), store or Store(), time.monotonic() if began is None else began)
+    bench = Bench(task, settings, plan_for(task), store or Store(), time.monotonic() if began is None else began, progress)
     found = Audit(task, _frame(bench))
     try:
         _run(bench, found, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +30,7 @@ class Bench:
     store: Store
     began: float
     """time.monotonic() when the audit's own work began, reading of the data included."""
+    progress: Callable[[str], None] = lambda text: None
     runs: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Bench:
             }  # fmt: skip
             if row not in self.runs:
                 self.runs.append(row)
+        self.progress(f"{part}: {sum(r['replicas'] for r in self.runs)} networks trained")
         return run
 
     def seeds(self, purpose: str, count: int) -> list[int]:

@@ -1,1 +1,292 @@
-""""""
+"""The command `surplus`: commands, and no logic. Heavy libraries are imported inside the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from surplus import __version__
+from surplus.errors import InputError
+
+if TYPE_CHECKING:
+    from surplus.audit import Audit
+
+_HELP = """Find what your network and your data can do without, and what it costs.
+
+Examples:
+
+    surplus audit                                    the bundled digits, in about a minute
+    surplus audit photos/ --budget 10m               images, one folder per class
+    surplus audit table.csv --labels species         a table
+    surplus audit mnist/ --network lenet-5:width=2   the Hugging Face hub's layout, your choice of network
+    surplus list tasks
+    surplus study run imp --scale smoke
+"""
+
+app = App(name="surplus", help=_HELP, version=__version__, help_format="plaintext")
+runs = App(name="runs", help="List, show and clean the kept training runs.")
+study = App(name="study", help="Re-measure published claims.")
+app.command(runs)
+app.command(study)
+
+_STARTED = time.monotonic()
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one paragraph for bad input, 130 for Ctrl-C."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code."""
+    complain = Console(stderr=True, highlight=False, soft_wrap=True).print
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        complain(f"surplus: {error}. See surplus --help", markup=False)
+        return 2
+    except InputError as error:
+        complain(f"surplus: {error}", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        complain("surplus: interrupted; run the same command again to go on where it stopped", markup=False)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if os.environ.get("SURPLUS_DEBUG"):
+            raise
+        complain(f"surplus: unexpected {type(error).__name__}: {error}. Set SURPLUS_DEBUG=1 for the traceback", markup=False)
+        return 1
+
+
+@app.command
+def audit(
+    source: str = "digits",
+    *,
+    network: str | None = None,
+    budget: str | None = None,
+    labels: str | None = None,
+    ids: str | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+    recipe: str | None = None,
+    margin: float = 0.01,
+    seed: int = 0,
+) -> int:
+    """Audit a data set and a network: wrong labels, needless examples, needless weights, used directions.
+
+    Examples:
+
+        surplus audit
+        surplus audit mnist/ --budget 2m --out mnist-audit
+        surplus audit table.csv --labels species --network mlp:widths=64-64
+
+    Args:
+        source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
+        network: a network (`surplus list networks`), with options after a colon: vgg-16:width=0.25.
+        budget: time to spend, such as 90s, 10m or 1.5h; what the data call for when left out.
+        labels: the column that holds the classes.
+        ids: the column that holds unique ids.
+        out: folder for the report and its files; surplus-audit/NAME when left out.
+        device: cpu, cuda or mps.
+        recipe: changes to the training recipe: lr=0.05,duration=20ep.
+        margin: the largest loss of accuracy that counts as none.
+        seed: from which all seeds are derived.
+    """
+    from surplus.errors import check_folder, settings_from
+
+    if out is not None:
+        check_folder(out)
+    from pydantic import ValidationError
+
+    from surplus.audit import AuditSettings, seconds
+    from surplus.audit import audit as run_audit
+    from surplus.tasks import load, parse_network, parse_recipe
+
+    seconds_ = seconds(budget) if budget else None
+    try:
+        settings = AuditSettings(budget=seconds_, device=device, margin=margin, seed=seed)
+    except ValidationError as error:
+        raise settings_from(error) from None
+    say = Console(stderr=True, highlight=False)
+    with say.status("reading the data") as status:
+        name, options = parse_network(network)
+        task = load(source, name, labels=labels, ids=ids, **options)
+        task = task.with_recipe(**parse_recipe(recipe)) if recipe else task
+        folder = out or Path("surplus-audit") / task.name
+        check_folder(folder)
+        found = run_audit(task, settings, began=_STARTED, progress=lambda text: _tell(say, status, text))
+        status.update("writing the report")
+        _write(found, folder)
+    _summary(found, folder)
+    return 130 if found.result["status"] == "interrupted" else 0
+
+
+def _tell(say: Console, status: Any, text: str) -> None:
+    elapsed = time.monotonic() - _STARTED
+    if say.is_terminal:
+        status.update(f"{text} [dim]({elapsed:.0f} s)[/dim]")
+    elif ":" not in text:
+        say.print(f"{elapsed:6.1f} s  {text}")
+
+
+def _write(found: Audit, folder: Path) -> None:
+    from surplus.report import write_report
+
+    found.save(folder)
+    write_report(found.result, folder, found.thumbnails(), found.rows())
+
+
+def _summary(found: Audit, folder: Path) -> None:
+    """The answer in a few lines, and where the rest lies."""
+    result, out = found.result, Console(highlight=False, soft_wrap=True)
+    table = Table(title=f"Audit of {result['name']}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for part, sentence in sentences(result):
+        table.add_row(part, sentence)
+    out.print(table)
+    out.print(f"\nReport: {folder / 'index.html'}\nFiles:  {', '.join(sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')))}", markup=False)
+
+
+def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The findings of each part in a sentence."""
+    rows = []
+    if (labels := result["labels"]).get("mislabeled"):
+        m = labels["mislabeled"]
+        rows.append(("Labels", f"about {m['mean']:.0f} of {result['data']['train']:,} look wrong (95% interval {m['low']:.0f} to {m['high']:.0f})"))
+    if recommendation := result["examples"].get("recommendation"):
+        rows.append(("Examples", recommendation["sentence"]))
+    if ticket := result["weights"].get("ticket"):
+        rows.append(("Weights", ticket["sentence"]))
+    if structured := result["weights"].get("structured"):
+        rows.append(("Structure", structured["sentence"]))
+    if dimension := result["directions"].get("intrinsic_dimension"):
+        d = dimension["dimension"]
+        reached = f"{d} dimensions reach 90% of the accuracy" if d else "no tested subspace reaches 90% of the accuracy"
+        rows.append(("Directions", f"{reached}, of {dimension['parameters']:,} weights"))
+    if curve := result["directions"].get("learning_curve"):
+        rows.append(("More data", curve["sentence"]))
+    rows += [(f"Left out: {row['part']}", f"{row['what']}: {row['why']}") for row in result["left_out"]]
+    return rows
+
+
+@app.command(name="list")
+def list_(kind: str | None = None) -> None:
+    """Print the catalogue: every method with its kind and paper.
+
+    Examples:
+
+        surplus list
+        surplus list tasks
+        surplus list "example score"
+
+    Args:
+        kind: tasks, networks, example scores, selections, weight scores, measures, studies, ...
+    """
+    from surplus.errors import unknown
+    from surplus.registry import KINDS, methods
+
+    wanted = None if kind is None else kind.lower().replace("-", " ").removesuffix("s").replace("studie", "study").replace("corruption s", "corruption")
+    if wanted is not None and wanted not in KINDS:
+        raise unknown("kind of method", kind, KINDS)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("name", "kind", "what it is", "paper"):
+        table.add_column(heading, overflow="fold")
+    for m in methods(wanted):
+        table.add_row(m.name, m.kind, m.summary, m.paper)
+    Console(highlight=False).print(table)
+
+
+@runs.command(name="list")
+def runs_list() -> None:
+    """List every kept run: its state, what it is, its size."""
+    from surplus.training import Store, describe
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("run", "state", "kind", "what", "size"):
+        table.add_column(heading, overflow="fold")
+    store = Store()
+    for entry in store.entries():
+        row = describe(entry)
+        table.add_row(row["key"], row["state"], row["kind"], row["what"], f"{row['bytes'] / 1e6:.1f} MB")
+    Console(highlight=False).print(table)
+    Console(highlight=False).print(f"{len(store.entries())} runs in {store.folder}", markup=False)
+
+
+@runs.command(name="show")
+def runs_show(key: str) -> None:
+    """Print one run's manifest: what produced it, and its files.
+
+    Args:
+        key: the run's name, or the beginning of it.
+    """
+    from surplus.training import Store
+
+    Console(highlight=False).print_json(data=Store().find(key).manifest)
+
+
+@runs.command(name="clean")
+def runs_clean(
+    *, older: str | None = None, broken: bool = False, everything: Annotated[bool, Parameter(name="--all")] = False
+) -> None:
+    """Delete kept runs.
+
+    Examples:
+
+        surplus runs clean --broken
+        surplus runs clean --older 30d
+
+    Args:
+        older: delete runs last written longer ago than this: 12h, 30d.
+        broken: delete damaged and interrupted runs.
+        everything: delete all runs.
+    """
+    from surplus.training import Store
+
+    count, size = Store().clean(older=older, broken=broken, everything=everything)
+    Console(highlight=False).print(f"deleted {count} runs, {size / 1e6:.1f} MB", markup=False)
+
+
+@study.command(name="list")
+def study_list() -> None:
+    """List the studies and their papers."""
+    list_("study")
+
+
+@study.command(name="run")
+def study_run(
+    slug: str, *, scale: Literal["smoke", "laptop", "gpu"] = "smoke", out: Path = Path("surplus-studies"), device: str = "cpu"
+) -> None:
+    """Re-measure one paper's claims and print a verdict for each.
+
+    Examples:
+
+        surplus study run el2n-grand --scale laptop
+
+    Args:
+        slug: the study's name.
+        scale: smoke (seconds), laptop (minutes), gpu.
+        out: folder for the result and its figure.
+        device: cpu, cuda or mps.
+    """
+    from surplus.errors import check_folder
+    from surplus.studies import run_study
+
+    check_folder(out)
+    result = run_study(slug, scale, out=out, device=device)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("verdict", "claim", "criterion"):
+        table.add_column(heading, overflow="fold")
+    for row in result.to_json()["claims"]:
+        table.add_row(row["verdict"], row["statement"], row["criterion"])
+    Console(highlight=False).print(table)

@@ -105,12 +105,13 @@ def remove_dead_units(module: nn.Module, mask: Tensor | None = None, *, inputs: 
             "some weights are computed from others (torch.nn.utils.prune or parametrize); make them plain first:"
             " from_torch_prune reads the mask to give here"
         )
-    small = copy.deepcopy(module).eval()
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    small = copy.deepcopy(module).eval().cpu()  # constants are folded in float64, which not every device has
     with torch.no_grad():
         if mask is not None:
             parameters = dict(small.named_parameters())
             for name, part in WeightSpace(lambda: small).split(mask).items():
-                parameters[name].masked_fill_(~part, 0)
+                parameters[name].masked_fill_(~part.cpu(), 0)
         links = _links(small, _trace(small))
         for link in links:
             _fold_constants(small, link)
@@ -118,7 +119,7 @@ def remove_dead_units(module: nn.Module, mask: Tensor | None = None, *, inputs: 
             _drop_unheard(small, link)
         if inputs:
             _drop_inputs(small, {link.after for link in links})
-    return small
+    return small.to(device)
 
 
 def resized(layer: nn.Module, rows: Tensor | None = None, columns: Tensor | None = None) -> nn.Module:
@@ -137,15 +138,14 @@ def resized(layer: nn.Module, rows: Tensor | None = None, columns: Tensor | None
     elif isinstance(new, _CONVOLUTIONS):
         new.out_channels, new.in_channels = new.weight.shape[:2]
     elif isinstance(new, _NORMS):
-        assert rows is not None
-        new.num_features = len(rows)
+        new.num_features = new.num_features if rows is None else len(rows)
     return new
 
 
 class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Torch's own layers and ours are steps of the path, not looked into."""
-        return type(m) is SelectLinear or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (SelectLinear, *_NORMS)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _trace(module: nn.Module) -> Graph:
@@ -232,7 +232,7 @@ def _flattens(node: Node, layer: nn.Module | None) -> bool:
     arguments = (*node.args[1:], *node.kwargs.values())
     if node.target in (torch.flatten, "flatten"):
         return arguments in ((1,), (1, -1))
-    if node.target in (torch.mean, "mean") and set(node.kwargs) <= {"dim"}:
+    if node.target in (torch.mean, "mean", torch.amax, "amax") and set(node.kwargs) <= {"dim"}:
         return [*arguments] in ([[2, 3]], [(2, 3)], [[-2, -1]], [(-2, -1)], [[-1, -2]], [(-1, -2)])
     return False
 
@@ -262,18 +262,14 @@ def _through(module: nn.Module, link: _Link, value: Tensor) -> Tensor:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, _NORMS):
             value = value.repeat_interleave(layer.num_features // len(value))
-            value = _batch_normalised(layer, value)
+            spatial = (1,) * (0 if isinstance(layer, nn.BatchNorm1d) else 2 + isinstance(layer, nn.BatchNorm3d))
+            value = copy.deepcopy(layer).double()(value.view(1, -1, *spatial)).flatten()
         elif layer is not None and _is_unitwise(node, layer):
             value = copy.deepcopy(layer).double()(value.clone())
         elif layer is None and _is_unitwise(node, layer):
             fn: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
             value = fn(value.clone(), *node.args[1:], **node.kwargs)
     return value.repeat_interleave(after.weight.shape[1] // len(value))
-
-
-def _batch_normalised(layer: Any, value: Tensor) -> Tensor:
-    flat = copy.deepcopy(layer).double()
-    return F.batch_norm(value[None], flat.running_mean, flat.running_var, flat.weight, flat.bias, eps=flat.eps)[0]
 
 
 def _drop_unheard(module: nn.Module, link: _Link) -> None:

@@ -1,8 +1,8 @@
 """Modules of any layer sizes as a folder: `weights.safetensors` and `config.json`; nothing is unpickled.
 
 The configuration names the network that it was made from and lists the size of every layer. Loading builds the
-network afresh (by its name, or by a function of the caller's), puts a layer of the listed size in the place of each
-that differs, and loads the weights.
+network afresh (by its name, or by a function of the caller's), brings each layer to the listed size, and loads the
+weights. What else a layer is (stride, padding, a class of your own) comes from the network that was built.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -22,26 +23,10 @@ from surplus.pruning.export import write_atomically
 
 _FORMAT = "surplus module 1"
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
-
-_CONVOLUTION = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-_TRANSPOSED = ("kernel_size", "stride", "padding", "output_padding", "groups", "dilation", "padding_mode")
-_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Linear: ("in_features", "out_features"),
-    SelectLinear: ("in_features", "out_features"),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ("in_channels", "out_channels", *_CONVOLUTION)),
-    **dict.fromkeys(
-        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), ("in_channels", "out_channels", *_TRANSPOSED)
-    ),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _BATCH_NORM),
-    nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine"),
-    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
-    nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
-    nn.Embedding: ("num_embeddings", "embedding_dim", "padding_idx"),
-    nn.PReLU: ("num_parameters",),
-}
-_BIASED = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm)
-_TYPES = {c.__name__: c for c in _ARGUMENTS}
+_SIZES = (
+    *("in_features", "out_features", "in_channels", "out_channels", "groups", "num_features", "normalized_shape"),
+    *("num_groups", "num_channels", "num_embeddings", "embedding_dim", "num_parameters"),
+)
 
 
 def save_module(
@@ -55,7 +40,7 @@ def save_module(
 
     Args:
         folder: made if it is not there.
-        module: the network; linear, convolution, normalisation and embedding layers may have any size.
+        module: the network, after `shrink` or `remove_dead_units`, or as it was built.
         network: what built it, {"name", "input_shape", "outputs", "options"} of `surplus.networks.build`; a network of
             your own has none, and `load_module` is then given its factory.
         meta: what else belongs to it: anything that JSON holds.
@@ -64,12 +49,12 @@ def save_module(
         The folder.
     """
     folder = Path(folder)
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
-    weights = save(tensors)
+    weights = save({n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()})
     config = {
         "format": _FORMAT,
-        "network": _checked(network) if network is not None else None,
-        "layers": {name: d for name, m in module.named_modules() if (d := _describe(m)) is not None},
+        "network": None if network is None else _checked(network),
+        "layers": {name: sizes for name, m in module.named_modules() if (sizes := _sizes(m))},
+        "selecting": [name for name, m in module.named_modules() if isinstance(m, SelectLinear)],
         "sha256": hashlib.sha256(weights).hexdigest(),
         "meta": dict(meta or {}),
     }
@@ -91,48 +76,59 @@ def load_module(folder: str | Path, make: Callable[[], nn.Module] | None = None)
     """
     config, tensors = _read(Path(folder))
     module = (make or _factory(config, folder))()
-    for name, described in config["layers"].items():
-        _fit(module, name, described, tensors, folder)
     try:
+        for name in config["selecting"]:
+            _make_selecting(module, name)
+        for name, sizes in config["layers"].items():
+            _set_sizes(module.get_submodule(name), sizes)
+        _make_room(module, tensors)
         module.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError) as error:
         raise InputError(f"the factory builds another network than the one in {folder}: {error}") from None
     return module.eval()
 
 
-def _describe(layer: nn.Module) -> dict[str, Any] | None:
-    """Type and constructor arguments of a layer that may change its size; None for others."""
-    names = _ARGUMENTS.get(type(layer))
-    if names is None:
-        return None
-    arguments = {n: _plain(getattr(layer, n)) for n in names}
-    if isinstance(layer, _BIASED):
-        arguments["bias"] = layer.bias is not None
-    return {"type": type(layer).__name__, "arguments": arguments}
+def _sizes(layer: nn.Module) -> dict[str, int | list[int]]:
+    """Those of a layer's attributes that shrinking changes."""
+    found = {name: getattr(layer, name, None) for name in _SIZES}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items() if isinstance(v, int | tuple)}
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _set_sizes(layer: nn.Module, sizes: dict[str, Any]) -> None:
+    for name, value in sizes.items():
+        plain = isinstance(value, int) or (isinstance(value, list) and all(isinstance(v, int) for v in value))
+        if name not in _SIZES or not plain:
+            raise StoreError(f"the configuration sets {name!r} to {value!r}, which is no size of a layer")
+        if not hasattr(layer, name):
+            raise AttributeError(f"a {type(layer).__name__} has no {name}")
+        setattr(layer, name, tuple(value) if isinstance(value, list) else value)
 
 
-def _fit(
-    module: nn.Module, name: str, described: dict[str, Any], tensors: dict[str, Tensor], folder: str | Path
-) -> None:
-    """Put a layer of the described size where the built one differs."""
+def _make_selecting(module: nn.Module, name: str) -> None:
+    """Put a layer that reads some of its inputs in the place of a linear one."""
     parent, _, leaf = name.rpartition(".")
-    try:
-        present = module.get_submodule(name)
-    except AttributeError:
-        raise InputError(f"the factory builds another network than that of {folder}: no layer {name!r}") from None
-    if _describe(present) == described or not name:
-        return
-    kind = _TYPES.get(described["type"])
-    if kind is None:
-        raise StoreError(f"{folder} lists a layer of type {described['type']!r}; known are {', '.join(_TYPES)}")
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in described["arguments"].items()}
-    new = cast(Callable[..., nn.Module], kind)(**arguments)
-    weight = tensors.get(f"{name}.weight")
-    setattr(module.get_submodule(parent), leaf, new if weight is None else new.to(weight.dtype))
+    layer = module.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        raise AttributeError(f"{name} is a {type(layer).__name__}, not a linear layer")
+    new = SelectLinear(layer.in_features, layer.out_features, layer.bias is not None)
+    setattr(module.get_submodule(parent), leaf, new)
+
+
+def _make_room(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give each parameter and buffer the shape and type of its tensor; shared ones stay shared."""
+    renewed: dict[int, nn.Parameter] = {}
+    for name, tensor in tensors.items():
+        parent, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(parent)
+        old = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        if old is not None and (old.shape, old.dtype) == (tensor.shape, tensor.dtype):
+            continue
+        if leaf in owner._parameters:
+            learns = old is None or old.requires_grad
+            new = nn.Parameter(torch.empty_like(tensor), learns and tensor.is_floating_point())
+            owner._parameters[leaf] = new if old is None else renewed.setdefault(id(old), new)
+        elif leaf in owner._buffers:
+            owner._buffers[leaf] = torch.empty_like(tensor)
 
 
 def _factory(config: dict[str, Any], folder: str | Path) -> Callable[[], nn.Module]:

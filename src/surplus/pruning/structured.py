@@ -17,16 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from surplus.errors import InputError, MissingExtra, unknown
 from surplus.pruning.budgets import check_density
 from surplus.pruning.counting import evaluating, example
+from surplus.pruning.dead_units import resized
 from surplus.pruning.masks import Scope
 from surplus.space import WeightSpace
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (*_BATCH_NORMS, nn.LayerNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_PRODUCTS = {"scaled_dot_product_attention", "multi_head_attention_forward", "matmul", "bmm", "baddbmm", "einsum"}
 _SEARCH_STEPS = 10
 
 
@@ -63,7 +67,8 @@ def shrink(
         importance: (P,) any weight score at this point, not negative; squared weights when None.
         scope: `global` ranks the channels of all groups together, `layer` keeps the same share in each group.
         round_to: channel counts become multiples of this, at least one of them; 8 suits most hardware.
-        exclude: layers whose outputs stay. The layer that gives the network's output always stays.
+        exclude: layers whose outputs stay. The layer that gives the network's output always stays, and so do the
+            layers of attention.
 
     Returns:
         A new module in evaluation mode.
@@ -140,19 +145,38 @@ def _groups(
     except ImportError:
         raise MissingExtra("torch-pruning", "structured", "shrinking a network") from None
 
-    graph = tp.DependencyGraph().build_dependency(small, example_inputs=x)
-    whole = [*_excluded(small, exclude), _output_layer(small, x)]
+    graph = tp.DependencyGraph().build_dependency(
+        small, example_inputs=x, customized_pruners=_subclassed_norms(small, tp), verbose=False
+    )
+    whole = [*_excluded(small, exclude), *_fixed_layers(small, x)]
     groups = []
     for found in graph.get_all_groups(ignored_layers=whole, root_module_types=[*_WEIGHTED]):
         members = [dep.target.module for dep, _ in found]
-        if any(isinstance(m, nn.MultiheadAttention) for m in members):
-            continue  # its width must stay a multiple of its heads
         worth = _importance(found, values, graph)
         if worth is not None:
             root = found[0].dep
             parts = max((_parts(m) for m in members), default=1)
             groups.append(_Group(root.target.module, root.handler, worth.view(parts, -1).mean(0), parts))
+    if not groups:
+        raise InputError(f"{type(small).__name__} has no channels that may go: every layer is excluded or fixed")
     return graph, groups
+
+
+def _subclassed_norms(small: nn.Module, tp: Any) -> dict[type[nn.Module], Any]:
+    """How to cut subclasses of batch normalisation, which may hold more values per channel than torch's own."""
+
+    class Cut(tp.pruner.function.BatchnormPruner):
+        def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+            size = len(next(t for t in (*layer.parameters(), *layer.buffers()) if t.dim() > 0))
+            keep = torch.tensor(sorted(set(range(size)) - set(idxs)))
+            cut = resized(layer, rows=keep)
+            layer.__dict__.update(cut.__dict__)
+            return layer
+
+        prune_in_channels = prune_out_channels
+
+    found = {type(m) for m in small.modules() if isinstance(m, _BATCH_NORMS) and type(m) not in _BATCH_NORMS}
+    return {kind: Cut() for kind in found}
 
 
 def _choice(groups: Sequence[_Group], keep: float, scope: Scope, round_to: int) -> list[list[int]]:
@@ -232,20 +256,38 @@ def _excluded(small: nn.Module, exclude: tuple[str, ...]) -> list[nn.Module]:
     return [m for name in exclude for m in named[name].modules()]
 
 
-def _output_layer(small: nn.Module, x: Tensor) -> nn.Module:
-    """The weight layer that runs last."""
+def _fixed_layers(small: nn.Module, x: Tensor) -> list[nn.Module]:
+    """The weight layer that runs last, and all layers of modules that multiply activations with each other.
+
+    The heads of attention tie channels in ways that the dependency graph does not follow, so they keep their width; the
+    dense layers beside them do not.
+    """
     order: list[nn.Module] = []
-    layers = [m for m in small.modules() if isinstance(m, _WEIGHTED)]
-    handles = [m.register_forward_hook(lambda layer, *_: order.append(layer)) for m in layers]
+    inside: list[nn.Module] = []
+    fixed: list[nn.Module] = []
+
+    class Products(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") in _PRODUCTS:
+                fixed.extend(inside[-1].modules())
+            return func(*args, **(kwargs or {}))
+
+    def leave(layer: nn.Module, *_: Any) -> None:
+        inside.pop()
+        if isinstance(layer, _WEIGHTED):
+            order.append(layer)
+
+    handles = [m.register_forward_pre_hook(lambda layer, _: inside.append(layer)) for m in small.modules()]
+    handles += [m.register_forward_hook(leave) for m in small.modules()]
     try:
-        with evaluating(small):
+        with evaluating(small), Products():
             small(x)
     finally:
         for handle in handles:
             handle.remove()
     if not order:
         raise InputError(f"{type(small).__name__} runs no linear or convolution layer, so it has no channels to shrink")
-    return order[-1]
+    return [*fixed, order[-1]]
 
 
 def _parameters(module: nn.Module) -> int:

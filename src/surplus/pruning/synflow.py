@@ -38,10 +38,11 @@ def synflow(space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, buffers
     if x is None or x.dtype == torch.int64:
         given = "no batch" if x is None else "tokens"
         raise InputError(f"SynFlow sends ones through the network, so it needs numbers of a known shape; got {given}")
-    point = theta.detach().abs().double().requires_grad_()
-    ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=theta.device)
+    there = theta.detach().cpu() if theta.device.type == "mps" else theta.detach()  # which has no float64
+    point = there.abs().double().requires_grad_()
+    ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=there.device)
     with torch.enable_grad():
-        flow = space.apply(point, ones, _positive(space, theta, buffers)).sum()
+        flow = space.apply(point, ones, _positive(space, there, buffers)).sum()
         (g,) = torch.autograd.grad(flow, point)
     return (g * point).abs().detach()
 
@@ -50,4 +51,4 @@ def _positive(space: WeightSpace, theta: Tensor, buffers: Buffers | None) -> Buf
     """Buffers and frozen parameters in float64 and without sign; counters as they are."""
     frozen = {n: p.detach() for n, p in space.module.named_parameters() if not p.requires_grad}
     state = {**frozen, **(buffers or space.fresh_buffers(theta.device))}
-    return {n: (t.abs().double() if t.is_floating_point() else t).to(theta.device) for n, t in state.items()}
+    return {n: (t.double() if t.is_floating_point() else t).to(theta.device) for n, t in state.items()}

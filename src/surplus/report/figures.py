@@ -18,6 +18,7 @@ from surplus.report.words import Reading
 COLOURS = 7
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (4, 2, 1, 2))
+_KNOWN = "isValid(datum.low) && isValid(datum.high)"
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 _LABELS = {"labelColor": "var(--muted)", "titleColor": "var(--muted)", "labelFont": _FONT, "titleFont": _FONT}
 CONFIG: dict[str, Any] = {
@@ -63,7 +64,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its title, a d3 number format, and whether it is logarithmic. Bounds are those the quantity cannot pass."""
+    """An axis: title, d3 number format, whether it is logarithmic, and the bounds that the quantity cannot pass."""
 
     title: str
     format: str = "~g"
@@ -75,7 +76,8 @@ class Axis:
 
 def styles(lines: Sequence[Line]) -> list[Key]:
     """A colour, a dash and a marker for each curve, so that none is told from another by colour alone."""
-    keys, used = [], 0
+    keys: list[Key] = []
+    used = 0
     for line in lines:
         colour = "var(--grey)" if line.baseline else f"var(--c{used % COLOURS + 1})"
         dash = (3, 3) if line.baseline else DASHES[used % len(DASHES)]
@@ -92,7 +94,13 @@ def legend(lines: Sequence[Line], levels: Sequence[Level] = ()) -> list[Key]:
 def curves(lines: Sequence[Line], x: Axis, y: Axis, levels: Sequence[Level] = (), band: bool = True) -> dict[str, Any]:
     """Curves with their intervals as bands (or as bars), over lines to compare with."""
     keys = styles(lines)
-    rows = [_row(line.name, at, reading) for line in lines for at, reading in line.points]
+    # A band needs two points, so a lone one gets a bar.
+    rows = [
+        _row(line.name, at, reading) | {"bar": not band or len(line.points) == 1}
+        for line in lines
+        for at, reading in line.points
+        if not (x.log and at <= 0) and not (y.log and reading.mean <= 0)
+    ]
     names, scale_y = [k.name for k in keys], _scale(rows + [_row("", 0, v.at) for v in levels], y)
     encode_x = {"field": "x", "type": "quantitative", "title": x.title, "scale": _span(rows, x), "axis": _axis(x, rows)}
     encode_y = {
@@ -100,18 +108,19 @@ def curves(lines: Sequence[Line], x: Axis, y: Axis, levels: Sequence[Level] = ()
         "type": "quantitative",
         "title": y.title,
         "scale": scale_y,
-        "axis": _axis(y, [{"x": row["y"]} for row in rows]),
+        "axis": _axis(y, [{"x": v} for row in rows for v in (row["y"], row["low"], row["high"]) if v and v > 0]),
     }
     colour = _by_name(names, [k.colour for k in keys])
     dash = _by_name(names, [[int(d) for d in k.dash.split()] for k in keys])
     interval = {"x": encode_x, "y": encode_y | {"field": "low"}, "y2": {"field": "high"}, "color": colour}
-    known = {"filter": "isValid(datum.low) && isValid(datum.high)"}
-    spread = {"type": "area", "opacity": 0.13} if band else {"type": "rule", "strokeWidth": 1.5}
     points = {"x": encode_x, "y": encode_y, "color": colour}
     marker = {"type": "point", "filled": True, "size": 48, "opacity": 1, "clip": True}
     shape = _by_name(names, [k.shape for k in keys])
-    layers = [layer for level in levels for layer in _level(level, encode_y)] + [
-        {"mark": {**spread, "clip": True}, "transform": [known], "encoding": interval},
+    area, bar = {"type": "area", "opacity": 0.13, "clip": True}, {"type": "rule", "strokeWidth": 1.5, "clip": True}
+    layers = [layer for level in levels for layer in _level(level, encode_y)]
+    layers += [
+        {"mark": area, "transform": [{"filter": f"{_KNOWN} && !datum.bar"}], "encoding": interval},
+        {"mark": bar, "transform": [{"filter": f"{_KNOWN} && datum.bar"}], "encoding": interval},
         {"mark": {"type": "line", "strokeWidth": 2, "clip": True}, "encoding": points | {"strokeDash": dash}},
         {"mark": marker, "encoding": points | {"shape": shape, "tooltip": _tooltip(x, y, len(lines) > 1)}},
     ]
@@ -121,27 +130,30 @@ def curves(lines: Sequence[Line], x: Axis, y: Axis, levels: Sequence[Level] = ()
 def bars(rows: Sequence[tuple[str, Reading, str]], x: Axis) -> dict[str, Any]:
     """Horizontal bars from zero, with intervals, each with its value in words."""
     values = [_row(name, 0, reading) | {"text": text} for name, reading, text in rows]
-    most = max([x.most if math.isfinite(x.most) else 0.0, *(v["high"] or v["y"] for v in values)])
+    for value in values:
+        value["end"] = value["y"] if value["high"] is None else max(value["y"], value["high"])
+    most = max([x.most if math.isfinite(x.most) else 0.0, *(v["end"] for v in values)]) or 1.0
     # The words at the bar's end need room, so the axis goes on past the longest bar.
     encode = {"field": "y", "type": "quantitative", "title": x.title, "axis": _axis(x) | {"grid": True, "tickCount": 5}}
     encode["scale"] = {"domain": [0, most * 1.35], "nice": False}
     names = {"field": "series", "type": "nominal", "title": None, "sort": None, "axis": {"labelPadding": 8}}
-    known = {"filter": "isValid(datum.low) && isValid(datum.high)"}
     ends = {"x": encode | {"field": "low"}, "x2": {"field": "high"}, "y": names}
     words = {"type": "text", "align": "left", "dx": 6, "color": "var(--ink)", "font": _FONT, "fontSize": 12}
-    layers = [
+    layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "bar", "color": "var(--c1)", "opacity": 0.75, "height": {"band": 0.6}},
             "encoding": {"x": encode, "y": names},
         },
-        {"mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.5}, "transform": [known], "encoding": ends},
+        {
+            "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.5},
+            "transform": [{"filter": _KNOWN}],
+            "encoding": ends,
+        },
         {
             "mark": words,
             "encoding": {"x": {"field": "end", "type": "quantitative"}, "y": names, "text": {"field": "text"}},
         },
     ]
-    for value in values:
-        value["end"] = value["high"] or value["y"]
     return _chart(layers, values, height=bars_height(len(rows)))
 
 
@@ -160,7 +172,7 @@ def heat(
         }
         for i, line in enumerate(matrix)
         for j, value in enumerate(line)
-        if value is not None
+        if value
     ]
     across = _cells("column", columns) | {"axis": _names(columns) | {"orient": "top", "labelAngle": _angle(columns)}}
     down = _cells("row", rows) | {"axis": _names(rows) | {"titleAngle": 0}}
@@ -172,9 +184,8 @@ def heat(
         "scale": {"domain": [0, 1], "range": [0, 1]},
         "legend": None,
     }
-    tooltip = [{"field": "from", "title": "row"}, {"field": "to", "title": "column"}] + [
-        {"field": "value", "type": "quantitative", "format": form, "title": "value"}
-    ]
+    tooltip = [{"field": "from", "title": "row"}, {"field": "to", "title": "column"}]
+    tooltip.append({"field": "value", "type": "quantitative", "format": form, "title": "value"})
     layers: list[dict[str, Any]] = [
         {
             "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 1},
@@ -229,7 +240,8 @@ def _round_numbers(xs: Sequence[float]) -> list[float]:
     """1, 2, 5, 10, 20 ... as far as the data go: what a logarithmic axis is read by."""
     low, high = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs)))
     ladder = [round(m * 10.0**e, 12) for e in range(low, high + 1) for m in (1, 2, 5)]
-    return [v for v in ladder if min(xs) * 0.999 <= v <= max(xs) * 1.001]
+    inside = [v for v in ladder if min(xs) * 0.999 <= v <= max(xs) * 1.001]
+    return inside if len(inside) > 1 else sorted(set(xs))
 
 
 def _span(rows: Sequence[dict[str, Any]], axis: Axis) -> dict[str, Any]:
@@ -286,8 +298,13 @@ def _cells(name: str, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _names(labels: Sequence[str]) -> dict[str, Any]:
-    return {"labelExpr": f"{json.dumps(list(labels))}[datum.value]", "domain": False, "ticks": False, "labelLimit": 90}
+    return {
+        "labelExpr": f"{json.dumps(list(labels))}[datum.value]",
+        "domain": False,
+        "ticks": False,
+        "labelLimit": 90,
+    } | {"labelOverlap": True}
 
 
 def _angle(labels: Sequence[str]) -> int:
-    return 0 if max((len(label) for label in labels), default=0) <= 3 else -40
+    return 0 if max((len(label) for label in labels), default=0) <= 3 else -90

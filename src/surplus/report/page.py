@@ -1,7 +1,8 @@
 """Write the audit's result as one HTML page that holds everything it needs.
 
 Styles, pictures, charts and the libraries that draw them are inside the file, and a content security policy forbids
-whatever is not: no request leaves the page, and no script runs but its own two, whatever a class or an example is called.
+whatever is not: no request leaves the page, and no script runs but its own two, whatever a class or an example is
+called.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from types import MappingProxyType
 from typing import Any
 
 from surplus.errors import InputError, MissingExtra
+from surplus.report.common import classes
 from surplus.report.parts import Figure, Section
 from surplus.report.pictures import Pictures
-from surplus.report.sections import classes, sections
+from surplus.report.sections import sections
 from surplus.report.summary import answers, opening
 from surplus.report.words import mapping, number, seconds
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
-_STATUS = {"complete": "complete", "interrupted": "interrupted: what follows is what was measured before it stopped"}
 
 
 def write_report(
@@ -72,6 +73,7 @@ def render(
         title=f"Audit of {result.get('name') or 'a network'}",
         opening=opening(result),
         facts=_facts(result),
+        interrupted=result.get("status") == "interrupted",
         answers=answers(result),
         sections=chapters,
         specs={figure.id: figure.spec for figure in _figures(chapters)},
@@ -86,9 +88,8 @@ def _figures(chapters: list[Section]) -> list[Figure]:
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What stands below the title."""
-    status = str(result.get("status") or "complete")
     total = number(mapping(result.get("timing")).get("total_seconds"))
-    facts = [("Status", _STATUS.get(status, status)), ("Time", seconds(total) if total is not None else "")]
+    facts = [("Status", str(result.get("status") or "unknown")), ("Time", "" if total is None else seconds(total))]
     facts.append(("Made by", f"surplus {result['surplus']}" if result.get("surplus") else "surplus"))
     return [(name, value) for name, value in facts if value]
 
@@ -114,5 +115,7 @@ def _libraries() -> str:
         from vl_convert import javascript_bundle
     except ImportError:
         raise MissingExtra("vl-convert-python", "report", "the HTML report") from None
-    bundle: str = javascript_bundle().replace("\r", "")
-    return '"use strict";(function(){' + bundle.replace("</script", "<\\/script") + "\n})();"
+    names = "vegaEmbed, vegaLite, vega"
+    bundle: str = javascript_bundle(f"Object.assign(window, {{{names}}});")
+    # Neither of the two replaced texts occurs today; either would end the script or change its hash.
+    return '"use strict";(function(){' + bundle.replace("\r", "").replace("</script", "<\\/script") + "\n})();"

@@ -5,18 +5,18 @@ Every answer carries its interval, and an answer that the data do not support sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from surplus.report.parts import Answer
 from surplus.report.words import (
     Reading,
+    Result,
     between,
     count,
     items,
     listing,
-    margin_points,
     mapping,
+    margin_points,
     milliseconds,
     number,
     p_value,
@@ -28,8 +28,6 @@ from surplus.report.words import (
     times,
     with_interval,
 )
-
-Result = Mapping[str, Any]
 
 
 def answers(result: Result) -> list[Answer]:
@@ -86,13 +84,16 @@ def _examples(result: Result) -> Answer:
     if fraction is None:
         return _missing(question, result, "examples")
     kept = _kept(found.get("kept"), fraction, number(mapping(result.get("data")).get("train")))
-    how = f"the {share(fraction)}{f' ({kept} examples)' if kept else ''} that {found.get('rule') or 'the best rule'} keeps"
+    if fraction >= 1:
+        return Answer(
+            question, "None, as far as shown", "No smaller fraction was shown to be without loss.", "examples"
+        )
+    rule = found.get("rule") or "the best rule"
+    how = f"the {share(fraction)}{f' ({kept} examples)' if kept else ''} that {rule} keeps"
     if not found.get("verdict"):
         return Answer(
             question, "None, as far as shown", f"The best candidate was {how}: {_evidence(found)}", "examples"
         )
-    if fraction >= 1:
-        return Answer(question, "None", "Every smaller fraction tried falls short of the margin.", "examples")
     sentence = f"Trained on {how}, the network is no worse than on all: {_evidence(found)}"
     return Answer(question, f"{share(1 - fraction)} can go", sentence, "examples")
 
@@ -108,7 +109,8 @@ def _weights(result: Result) -> Answer:
     reached = f" reaches {with_interval(accuracy, percent)} test accuracy" if accuracy else " was tested"
     of = f" of {count(total)}" if total and kept else ""
     sentence = f"The network with {kept or share(density)}{of} prunable weights{reached}: {_evidence(found)}"
-    headline = f"{share(density)} of the weights" if found.get("verdict") else "None below 100%, as far as shown"
+    shown = found.get("verdict") and density < 1
+    headline = f"{share(density)} of the weights" if shown else "None below 100%, as far as shown"
     return Answer(question, headline, sentence, "weights")
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 UNKNOWN = "unknown"
+_LONG = 40  # of a longer list only the beginning is shown
 Format = Callable[[float | None], str]
+Result = Mapping[str, Any]
 
 
 def number(x: Any) -> float | None:
@@ -34,6 +36,11 @@ def items(x: Any) -> list[Any]:
 def records(x: Any) -> list[Mapping[str, Any]]:
     """The mappings of a list."""
     return [item for item in items(x) if isinstance(item, Mapping)]
+
+
+def grid(x: Any) -> list[list[float | None]]:
+    """A matrix, with None where an entry is unknown."""
+    return [[number(v) for v in row] for row in items(x) if isinstance(row, Sequence)]
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def p_value(x: float | None) -> str:
     """A p-value, never shown as zero."""
     if x is None:
         return "p unknown"
-    return "p < 0.001" if x < 0.001 else f"p = {x:.3f}" if x < 0.1 else f"p = {x:.2f}"
+    return "p\u00a0<\u00a00.001" if x < 0.001 else f"p\u00a0=\u00a0{x:.{3 if x < 0.1 else 2}f}"
 
 
 def between(low: float | None, high: float | None, form: Format) -> str:
@@ -198,7 +205,8 @@ def anything(x: Any) -> str:
     if isinstance(x, float):
         return plain(number(x))
     if isinstance(x, Sequence) and not isinstance(x, str):
-        return ", ".join(anything(item) for item in x) or "none"
+        more = [f"and {len(x) - _LONG} more"] if len(x) > _LONG else []
+        return ", ".join([anything(item) for item in x[:_LONG]] + more) or "none"
     return str(x)
 
 

@@ -99,7 +99,13 @@ def _part(task: Task, name: str) -> Dataset:
 
 
 def study(
-    *, slug: str, paper: str, title: str, claims: Sequence[Claim], protocols: Mapping[Scale, Protocol], draw: Draw = figure
+    *,
+    slug: str,
+    paper: str,
+    title: str,
+    claims: Sequence[Claim],
+    protocols: Mapping[Scale, Protocol],
+    draw: Draw = figure,
 ) -> Callable[[Callable[[Claim, Bench[Any]], Measured]], Callable[[Claim, Bench[Any]], Measured]]:
     """Put a study in the catalogue.
 
@@ -114,7 +120,9 @@ def study(
     Returns:
         A decorator for the function that tests one claim on a bench.
     """
-    return method("study", paper=paper, name=slug, title=title, claims=tuple(claims), protocols=dict(protocols), draw=draw)
+    return method(
+        "study", paper=paper, name=slug, title=title, claims=tuple(claims), protocols=dict(protocols), draw=draw
+    )
 
 
 def studies() -> list[Method]:

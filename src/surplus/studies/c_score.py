@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from surplus.examples import (
@@ -73,7 +74,7 @@ class CScoreProtocol(Protocol):
     data: str = "digits"
     """"digits", or a folder below $SURPLUS_DATA."""
     network: str = "mlp"
-    options: dict[str, Any] = {"widths": (64,)}
+    options: dict[str, Any] = Field(default={"widths": (64,)})
     """Options of the network."""
     ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Shares of the data to train on."""
@@ -92,16 +93,36 @@ class CScoreProtocol(Protocol):
 
 
 PROTOCOLS: dict[Scale, Protocol] = {
-    "smoke": CScoreProtocol(seeds=2, ratios=(0.3, 0.7), runs=6, proxy_nets=2, recipe=Recipe(lr=0.1, batch_size=64, duration=Duration("6ep"), schedule="constant")),
+    "smoke": CScoreProtocol(
+        seeds=2,
+        ratios=(0.3, 0.7),
+        runs=6,
+        proxy_nets=2,
+        recipe=Recipe(lr=0.1, batch_size=64, duration=Duration("6ep"), schedule="constant"),
+    ),
     "laptop": CScoreProtocol(seeds=5),
     "gpu": CScoreProtocol(
-        seeds=1, data="cifar10", network="speed-net", options={}, ratios=(0.3, 0.5, 0.7), runs=30, flips=0.0, execution="spread",
+        seeds=1,
+        data="cifar10",
+        network="speed-net",
+        options={},
+        ratios=(0.3, 0.5, 0.7),
+        runs=30,
+        flips=0.0,
+        execution="spread",
         recipe=Recipe(
-            lr=0.05, nesterov=True, weight_decay=5e-4, batch_size=128, duration=Duration("10ep"), schedule="onecycle",
-            augment=Augment(shift=4, flip=True), precision="bfloat16", channels_last=True,
+            lr=0.05,
+            nesterov=True,
+            weight_decay=5e-4,
+            batch_size=128,
+            duration=Duration("10ep"),
+            schedule="onecycle",
+            augment=Augment(shift=4, flip=True),
+            precision="bfloat16",
+            channels_last=True,
         ),
     ),
-}  # fmt: skip
+}
 
 
 @study(
@@ -129,14 +150,20 @@ def wrong_labels(bench: Bench[CScoreProtocol]) -> Measured:
     means: dict[str, list[float]] = {"flipped": [], "clean": []}
     for seed in bench.seeds:
         task, wrong = _task(bench, seed)
-        scores = {"C-score": measured_c(bench, task, seed), "learning speed": speed(bench, task, seed), "random": _random(task, seed)}
+        scores = {
+            "C-score": measured_c(bench, task, seed),
+            "learning speed": speed(bench, task, seed),
+            "random": _random(task, seed),
+        }
         for name, values in scores.items():
             areas[name].append(float(auc(-values, wrong).mean))
         for name, which in (("flipped", wrong), ("clean", ~wrong)):
             means[name].append(float(scores["C-score"][which].mean()))
     check = exceeds("C-score", quantity, areas.pop("C-score"), 0.97)
     rows = [arm(name, quantity, values) for name, values in areas.items()]
-    return decide(FLIPPED, [check], rows + [arm(f"{name} labels", "mean C-score", values) for name, values in means.items()])
+    return decide(
+        FLIPPED, [check], rows + [arm(f"{name} labels", "mean C-score", values) for name, values in means.items()]
+    )
 
 
 def against_published(bench: Bench[CScoreProtocol]) -> Measured:
@@ -146,18 +173,27 @@ def against_published(bench: Bench[CScoreProtocol]) -> Measured:
     task, _ = _task(bench, bench.seeds[0])
     at = joined(index, labels, torch.arange(len(task.train)), task.train.targets, "the published C-scores and CIFAR-10")
     ours = measured_c(bench, task, bench.seeds[0])[at]
-    agreement, chance = (_spearman(values, scores, len(bench.protocol.ratios) * bench.protocol.runs) for values in (ours, _random(task, 0)[at]))
+    agreement, chance = (
+        _spearman(values, scores, len(bench.protocol.ratios) * bench.protocol.runs)
+        for values in (ours, _random(task, 0)[at])
+    )
     check = Check("C-score", "Spearman with the published scores", "> 0.7", agreement, above(agreement, 0.7))
     return decide(FLIPPED, [check], [table_row("random", check.quantity, chance)])
 
 
 def learning_speed(bench: Bench[CScoreProtocol]) -> Measured:
     """Rank correlation of each proxy with C."""
-    found = _agreements(bench, {"learning speed": speed} | _KERNEL_PROXIES | {"local outlier factor": _outlier, "random": _chance})
+    found = _agreements(
+        bench, {"learning speed": speed} | _KERNEL_PROXIES | {"local outlier factor": _outlier, "random": _chance}
+    )
     quantity, best = "Spearman with C", found["learning speed"]
     checks = [exceeds("learning speed", quantity, best, 0.7)]
     for kernel in KERNELS:
-        checks.append(exceeds(f"learning speed - {kernel}", quantity, [a - b for a, b in zip(best, found[kernel], strict=True)], 0))
+        checks.append(
+            exceeds(
+                f"learning speed - {kernel}", quantity, [a - b for a, b in zip(best, found[kernel], strict=True)], 0
+            )
+        )
     return decide(PROXY, checks, [arm(n, quantity, v) for n, v in found.items() if n != "learning speed"])
 
 
@@ -169,7 +205,10 @@ def density_alone(bench: Bench[CScoreProtocol]) -> Measured:
         task, wrong = _task(bench, seed)
         for name, proxy in (("density", _KERNEL_PROXIES["density"]), ("random", _chance)):
             areas[name].append(float(auc(-proxy(bench, task, seed), wrong).mean))
-    quantity, gap = "Spearman with C", [a - b for a, b in zip(found["same-class density"], found["density"], strict=True)]
+    quantity, gap = (
+        "Spearman with C",
+        [a - b for a, b in zip(found["same-class density"], found["density"], strict=True)],
+    )
     blind = over_seeds(areas["density"])
     checks = [
         exceeds("same-class density - density", quantity, gap, 0.2),
@@ -193,13 +232,24 @@ def published(bench: Bench[CScoreProtocol]) -> Measured:
     for name, target in AREAS.items():
         area = auc(-scores, wrong[name])
         low, high = (float(limit) for limit in area.interval())
-        point, need = exactly(float(area.mean), len(scores)), f"in [{target - 0.01:.3f}, {target + 0.01:.3f}]"
+        point, need = exactly(float(area.mean)), f"in [{target - 0.01:.3f}, {target + 0.01:.3f}]"
         notes = {"labels": name, "examples": len(scores), "sampling_low": low, "sampling_high": high}
-        checks.append(Check(f"-C, {name} label", "AUC for wrong labels", need, point, within(point, target - 0.01, target + 0.01), notes))
+        checks.append(
+            Check(
+                f"-C, {name} label",
+                "AUC for wrong labels",
+                need,
+                point,
+                within(point, target - 0.01, target + 0.01),
+                notes,
+            )
+        )
     chance = auc(torch.rand(len(scores), generator=generator(0, "study", "random score")), wrong["aggregate"])
     low, high = (float(limit) for limit in chance.interval())
-    rows.append(table_row("random, aggregate label", "AUC for wrong labels", Interval(float(chance.mean), low, high, 0.95, len(scores))))
-    note = f"The {len(scores):,} rows of the score file; `seeds` counts them, for nothing is drawn at random but the control."
+    rows.append(
+        table_row("random, aggregate label", "AUC for wrong labels", Interval(float(chance.mean), low, high, 0.95, 1))
+    )
+    note = f"Computed from the {len(scores):,} rows of the score file; nothing is drawn at random but the control."
     return decide(HUMAN, checks, rows, note)
 
 
@@ -218,7 +268,7 @@ def measured_c(bench: Bench[CScoreProtocol], task: Task, seed: int) -> Tensor:
     masks, share = mixed_subsets(len(task.train), p.ratios, p.runs, seed)
     seeds = [10_000 * (seed + 1) + k for k in range(len(masks))]
     run = bench.fit(task, seeds=seeds, subsets=masks, execution=p.execution)
-    hits = bench.outputs(run, "train").argmax(-1) == task.train.targets                      # (runs, n)
+    hits = bench.outputs(run, "train").argmax(-1) == task.train.targets  # (runs, n)
     return c_score(hits, masks, share).mean
 
 
@@ -228,8 +278,14 @@ def speed(bench: Bench[CScoreProtocol], task: Task, seed: int) -> Tensor:
     per_epoch = -(-len(task.train) // p.recipe.batch_size)
     ends = [per_epoch * (e + 1) for e in range(p.proxy_epochs)]
     recipe = p.recipe.model_copy(update={"duration": Duration(f"{ends[-1]}it")})
-    run = bench.fit(task, seeds=[1000 * (seed + 1) + k for k in range(p.proxy_nets)], recipe=recipe, keep=ends, execution=p.execution)
-    logits = torch.stack([predict(task, run.at(end), task.train) for end in ends], 1)         # (nets, epochs, n, classes)
+    run = bench.fit(
+        task,
+        seeds=[1000 * (seed + 1) + k for k in range(p.proxy_nets)],
+        recipe=recipe,
+        keep=ends,
+        execution=p.execution,
+    )
+    logits = torch.stack([predict(task, run.at(end), task.train) for end in ends], 1)  # (nets, epochs, n, classes)
     labels = task.train.targets.expand(*logits.shape[:2], -1)[..., None]
     return cumulative_confidence(logits.softmax(-1).gather(-1, labels).squeeze(-1)).mean
 
@@ -238,8 +294,12 @@ Proxy = Callable[[Bench[CScoreProtocol], Task, int], Tensor]
 
 _KERNEL_PROXIES: dict[str, Proxy] = {
     "density": lambda bench, task, seed: density(task.prepare(task.train.inputs)).mean,
-    "same-class density": lambda bench, task, seed: same_class_density(task.prepare(task.train.inputs), task.train.targets).mean,
-    "signed density": lambda bench, task, seed: signed_density(task.prepare(task.train.inputs), task.train.targets).mean,
+    "same-class density": lambda bench, task, seed: (
+        same_class_density(task.prepare(task.train.inputs), task.train.targets).mean
+    ),
+    "signed density": lambda bench, task, seed: (
+        signed_density(task.prepare(task.train.inputs), task.train.targets).mean
+    ),
 }
 
 

@@ -75,7 +75,7 @@ class HumanLabels:
         """(n,) a wrong answer out of the three where there is one, drawn at random, else the true label."""
         wrong = self.singles != self.clean
         draw = torch.rand(self.singles.shape, generator=generator(seed, "study", "worse"))
-        chosen = (draw + wrong).argmax(0)                                # a wrong answer has the larger number
+        chosen = (draw + wrong).argmax(0)  # a wrong answer has the larger number
         return self.singles.gather(0, chosen[None])[0]
 
 
@@ -114,5 +114,7 @@ def _columns(path: Path, names: tuple[str, ...]) -> list[Tensor]:
     table = pq.read_table(path)
     absent = [n for n in names if n not in table.column_names]
     if absent:
-        raise InputError(f"{path.name} has no column {', '.join(absent)}; its columns are {', '.join(table.column_names)}")
+        raise InputError(
+            f"{path.name} has no column {', '.join(absent)}; its columns are {', '.join(table.column_names)}"
+        )
     return [torch.from_numpy(np.array(table.column(n).to_numpy())) for n in names]

@@ -77,7 +77,9 @@ class StudyResult:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: six significant digits, null where a number is missing or unbounded."""
         head = {"slug": self.slug, "title": self.title, "paper": self.paper, "scale": self.scale}
-        return cast(dict[str, Any], _plain({**head, "claims": list(map(_entry, self.measured)), "manifest": self.manifest}))
+        return cast(
+            dict[str, Any], _plain({**head, "claims": list(map(_entry, self.measured)), "manifest": self.manifest})
+        )
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> StudyResult:

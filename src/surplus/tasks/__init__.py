@@ -3,7 +3,7 @@
 from surplus.tasks.builtin import load
 from surplus.tasks.objective import CLASSIFICATION, LANGUAGE, REGRESSION, Objective, classification_record, custom
 from surplus.tasks.recipe import Augment, Duration, Recipe
-from surplus.tasks.task import Network, Task, task_from
+from surplus.tasks.task import Network, Task, parse_network, parse_recipe, task_from
 
 __all__ = [
     "CLASSIFICATION",
@@ -18,5 +18,7 @@ __all__ = [
     "classification_record",
     "custom",
     "load",
+    "parse_network",
+    "parse_recipe",
     "task_from",
 ]

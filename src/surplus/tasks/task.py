@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from surplus.data import Dataset, Splits
-from surplus.errors import InputError
+from surplus.errors import InputError, settings_from
 from surplus.networks import build
 from surplus.space import Buffers, WeightSpace, generator
 from surplus.tasks.objective import CLASSIFICATION, LANGUAGE, REGRESSION, Objective
@@ -136,8 +138,15 @@ class Task:
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=moved)
 
     def with_recipe(self, **changes: Any) -> Task:
-        """The same task, trained otherwise."""
-        return replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes}))
+        """The same task, trained otherwise.
+
+        Raises:
+            InputError: a setting that the recipe does not have, or a value outside its bounds.
+        """
+        try:
+            return replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes}))
+        except ValidationError as error:
+            raise settings_from(error) from None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -213,3 +222,46 @@ def _outputs(data: Dataset, objective: Objective) -> int:
 
 def _float(inputs: Tensor) -> Tensor:
     return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs.float()
+
+
+def parse_network(text: str | None) -> tuple[str | None, dict[str, Any]]:
+    """A network and its options from one word: "vgg-16:width=0.25,norm=group", "mlp:widths=64-64".
+
+    Raises:
+        InputError: an option without a value.
+    """
+    if text is None:
+        return None, {}
+    name, _, options = text.partition(":")
+    return name, _settings(options)
+
+
+def parse_recipe(text: str) -> dict[str, Any]:
+    """Changes to a recipe from one word: "lr=0.05,duration=20ep".
+
+    Raises:
+        InputError: a setting without a value.
+    """
+    return _settings(text)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    pairs = [p.partition("=") for p in text.split(",") if p]
+    for name, equals, value in pairs:
+        if not equals or not value:
+            raise InputError(f"settings are written name=value,name=value; got {name!r} without a value")
+    return {name.strip().replace("-", "_"): _value(value.strip()) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """A number, a boolean, numbers joined by hyphens, or the word itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"\d+(-\d+)+", text):
+        return tuple(map(int, text.split("-")))
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -199,7 +199,10 @@ def _check(
         raise InputError("batch normalisation cannot train on a single example; give every replica at least two")
     if recipe.augment != type(recipe.augment)() and task.train.kind == "image" and recipe.augment.shift >= min(task.train.shape[1:]):
         raise InputError(f"a shift of {recipe.augment.shift} pixels does not fit images of {task.train.shape[1]}x{task.train.shape[2]}")
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device here; use device='cpu'")
     if kind == "mps" and not torch.backends.mps.is_available():

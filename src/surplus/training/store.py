@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -226,6 +228,40 @@ class Store:
         folders = [f for f in self.runs.iterdir() if f.is_dir()] if self.runs.exists() else []
         return [Entry(f, {}) for f in sorted(folders, key=lambda f: f.stat().st_mtime)]
 
+    def find(self, key: str) -> Entry:
+        """The complete folder whose name begins so.
+
+        Raises:
+            InputError: none does, or several do.
+        """
+        found = [e for e in self.entries() if e.key.startswith(key)]
+        if len(found) != 1:
+            which = "no run begins" if not found else f"{len(found)} runs begin"
+            raise InputError(f"{which} with {key!r}; `surplus runs list` prints their names")
+        if not found[0].complete:
+            raise InputError(f"the run {found[0].key} was interrupted and has no manifest yet; train it to its end, or clean it")
+        return found[0]
+
+    def clean(self, *, older: str | None = None, broken: bool = False, everything: bool = False) -> tuple[int, int]:
+        """Delete runs: those last written longer ago than `older` ("12h", "30d"), broken ones, or all.
+
+        Returns:
+            How many, and their bytes.
+
+        Raises:
+            InputError: nothing says which, or a time is written otherwise.
+        """
+        if older is None and not broken and not everything:
+            raise InputError("say which runs to delete: --older 30d, --broken or --all")
+        before = time.time() - _age(older) if older else 0.0
+        count = size = 0
+        for entry in self.entries():
+            aged = older is not None and entry.path.stat().st_mtime < before
+            if everything or aged or (broken and (not entry.complete or entry.damage())):
+                count, size = count + 1, size + entry.size()
+                shutil.rmtree(entry.path)
+        return count, size
+
     def cached(self, spec: dict[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Tensors that are made once: read back if this spec has been computed before."""
         entry = self.entry({"kind": "tensors", **spec})
@@ -235,6 +271,13 @@ class Store:
                 entry.write_tensors("tensors.safetensors", compute())
                 entry.finish()
             return entry.read_tensors("tensors.safetensors")
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m|h|d)", text)
+    if not match:
+        raise InputError(f"an age is written like 30m, 12h or 30d; got {text!r}")
+    return float(match.group(1)) * {"m": 60, "h": 3600, "d": 86400}[match.group(2)]
 
 
 def _checksum(path: Path) -> dict[str, Any]:

@@ -13,7 +13,4 @@
     });
   });
   Promise.all(drawn).then(function () { document.documentElement.dataset.charts = "drawn"; });
-
-  // A link to a section that is folded away opens it; print shows the charts at the width of the paper.
-  window.addEventListener("beforeprint", function () { window.dispatchEvent(new Event("resize")); });
 })();
