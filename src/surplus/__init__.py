@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from surplus.space import WeightSpace
     from surplus.stats import Estimate
     from surplus.tasks import Task, load
-    from surplus.training.fit import fit
+    from surplus.training import fit
 
 __version__ = "0.1.0"
 

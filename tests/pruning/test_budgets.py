@@ -44,7 +44,7 @@ def test_the_smart_ratio_falls_as_twelve_six_and_keeps_three_tenths_of_the_last_
     shares = spread([(100, 100), (100, 100), (10, 100)], 0.1, "smart")
     assert shares[0] / shares[1] == pytest.approx(12 / 6)
     assert shares[2] == 0.3
-    with pytest.raises(InputError, match="at least 0.01429"):
+    with pytest.raises(InputError, match=r"at least 0\.01429"):
         spread([(100, 100), (100, 100), (10, 100)], 0.005, "smart")
 
 

@@ -1,5 +1,7 @@
 """Weight scores against numbers on paper, conservation laws, and one another."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -91,7 +93,7 @@ def test_synflow_of_the_small_case_is_conserved(tiny):
 def test_synflow_conserves_its_flow_in_every_layer_and_unit():
     sizes = [7, 30, 20, 5]
     make = lambda: nn.Sequential(
-        *[m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b, bias=False), nn.ReLU())][:-1]
+        *[m for a, b in pairwise(sizes) for m in (nn.Linear(a, b, bias=False), nn.ReLU())][:-1]
     )
     space = WeightSpace(make)
     score = synflow(space, space.init(0), torch.zeros(3, 7))
@@ -199,3 +201,13 @@ def test_balanced_rows_hold_each_class_equally():
     assert targets[rows].bincount().tolist() == [5, 5, 5]
     assert len(rows.unique()) == 15
     assert not torch.equal(rows, balanced_rows(targets, 5, generator(1)))
+
+
+def test_synflow_takes_statistics_by_their_absolute_value():
+    space = WeightSpace(Norms)
+    theta, x = space.init(0), torch.zeros(1, 1, 8, 8)
+    buffers = space.fresh_buffers()
+    buffers["bn1.running_mean"] += torch.tensor([0.5, 0.0, 1.0, 0.0])
+    flipped = {n: -b if n == "bn1.running_mean" else b for n, b in buffers.items()}
+    assert torch.equal(synflow(space, theta, x, buffers=flipped), synflow(space, theta, x, buffers=buffers))
+    assert not torch.equal(synflow(space, theta, x), synflow(space, theta, x, buffers=buffers))

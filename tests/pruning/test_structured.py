@@ -213,7 +213,7 @@ def test_what_cannot_be_shrunk_is_refused(monkeypatch):
     module = mlp()
     with pytest.raises(InputError, match="by one of keep="):
         shrink(module, (20,))
-    with pytest.raises(InputError, match="^no layer is called 'heads'"):
+    with pytest.raises(InputError, match=r"^no layer is called 'heads'"):
         shrink(module, (20,), keep=0.5, exclude=("heads",))
     with pytest.raises(InputError, match="runs no linear or convolution layer"):
         shrink(nn.BatchNorm1d(3), (3,), keep=0.5)
@@ -226,7 +226,7 @@ def test_what_cannot_be_shrunk_is_refused(monkeypatch):
         def forward(self, x):
             return self.b(self.a(x).reshape(-1, 2, 3).sum(1))
 
-    with pytest.raises(InputError, match="^the channels of Sized cannot be followed"):
+    with pytest.raises(InputError, match=r"^the channels of Sized cannot be followed"):
         shrink(Sized(), (4,), keep=0.5)
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
     with pytest.raises(MissingExtra, match=r"surplus\[structured\]"):

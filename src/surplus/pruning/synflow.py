@@ -51,4 +51,4 @@ def _positive(space: WeightSpace, theta: Tensor, buffers: Buffers | None) -> Buf
     """Buffers and frozen parameters in float64 and without sign; counters as they are."""
     frozen = {n: p.detach() for n, p in space.module.named_parameters() if not p.requires_grad}
     state = {**frozen, **(buffers or space.fresh_buffers(theta.device))}
-    return {n: (t.double() if t.is_floating_point() else t).to(theta.device) for n, t in state.items()}
+    return {n: (t.abs().double() if t.is_floating_point() else t).to(theta.device) for n, t in state.items()}

@@ -74,7 +74,7 @@ def verdict(found: Result, reference: str, lines: Sequence[Line]) -> Iterator[Pa
         told += f" Here the difference is {points(difference)}, its lower bound {points(low)} ({p_value(p)}):"
         told += " within the margin." if found.get("verdict") else " not shown to be within the margin."
         tried = sum(len(line.points) for line in lines)
-        told += f" {tried} points were measured; the test is of the one chosen." if tried > 1 else ""
+        told += f" {tried} settings were measured; the test is of the one chosen." if tried > 1 else ""
     yield Text(told)
 
 
@@ -85,7 +85,8 @@ def decay(
     least = min(at for line in lines for at, _ in line.points)
     ends = [(line.points[0][1].mean, line.name) for line in lines if line.points[0][0] == least]
     best, name = max(ends)
-    said = f"{plural(len(lines), 'curve')} of test accuracy. At {share(least)} kept the best is {name} with {percent(best)}"
+    said = f"{plural(len(lines), 'curve')} of test accuracy."
+    said += f" At {share(least)} kept the best is {name} with {percent(best)}"
     said += f"; for comparison, {levels[0].name}: {percent(levels[0].at.mean)}." if levels else "."
     rows = [
         [line.name, share(at), percent(v.mean), between(v.low, v.high, percent), repeats(v)]

@@ -141,7 +141,7 @@ def _barrier(found: Result) -> Iterator[Part]:
             frozenset({0, 1, 2}),
         ),
         TALL,
-        caption=f"{said} Near zero means that the runs lie in one basin, and that their weights may be averaged.".strip(),
+        caption=f"{said} Near zero, the runs lie in one basin, and their weights may be averaged.".strip(),
     )
 
 

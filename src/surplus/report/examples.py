@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from surplus.report import figures
-from surplus.report.common import bare, curve, decay, levels_of, matrix_table, padded, verdict
+from surplus.report.common import bare, curve, decay, is_random, levels_of, matrix_table, padded, verdict
 from surplus.report.figures import Axis
 from surplus.report.parts import Figure, Heading, Key, Part, Table, Text
 from surplus.report.pictures import Pictures, feature_table
-from surplus.report.words import Reading, Result, anything, count, items, mapping, number, plain, records
+from surplus.report.words import Reading, Result, anything, count, grid, items, mapping, number, plain, records
 
 
 def examples(result: Result, pictures: Pictures) -> Iterator[Part]:

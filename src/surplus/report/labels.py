@@ -98,7 +98,7 @@ def _precision(rows: Sequence[Result]) -> Iterator[Part]:
             frozenset({0, 1, 2}),
         ),
         TALL,
-        caption="The share of the k highest-ranked suspects whose label is expected to be wrong; the band is its interval."
+        caption="The share of the top suspects whose label is expected to be wrong; the band is its interval."
         " Stop reading the list where the share no longer repays your time.",
     )
 

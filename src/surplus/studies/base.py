@@ -12,7 +12,6 @@ a finished one repeats nothing.
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,11 +22,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from surplus import __version__
 from surplus.data import Dataset
 from surplus.errors import unknown
 from surplus.registry import Method, find, method, methods
 from surplus.studies.figures import figure, need_matplotlib, save_figure
-from surplus.studies.results import Claim, Measured, Scale, StudyResult, undecided
+from surplus.studies.results import Claim, Measured, Scale, StudyResult, load_result, undecided
 from surplus.tasks import Task
 from surplus.training import Entry, Run, Store, evaluate, fit, predict, processors
 
@@ -150,14 +150,12 @@ def run_study(
         raise unknown("scale", scale, get_args(Scale))
     if out is not None:
         need_matplotlib()
-    began, protocol = time.time(), row.traits["protocols"][scale]
-    bench = Bench(scale, protocol, store or Store(), device)
+    bench = Bench(scale, row.traits["protocols"][scale], store or Store(), device)
     measured = tuple(_test(row, claim, bench) for claim in row.traits["claims"])
-    manifest = _manifest(bench, time.time() - began)
+    manifest = _manifest(bench)
     result = StudyResult(row.name, row.traits["title"], row.paper, scale, measured, manifest)
     if out is not None:
-        result.save(out)
-        draw_study(result, out)
+        draw_study(load_result(result.save(out)), out)  # from what is stored, so that it can be drawn again
     return result
 
 
@@ -176,16 +174,17 @@ def _test(row: Method, claim: Claim, bench: Bench[Any]) -> Measured:
     return measured
 
 
-def _manifest(bench: Bench[Any], seconds: float) -> dict[str, Any]:
+def _manifest(bench: Bench[Any]) -> dict[str, Any]:
+    """Where the numbers come from; `seconds` is the time of all training, whenever it was done."""
     kind = torch.device(bench.device).type
     chip = torch.cuda.get_device_name(bench.device) if kind == "cuda" else f"{platform.machine()}, {processors()} cores"
+    libraries = {name: version(name) for name in ("torch", "numpy", "scipy")}
     trained = sum(entry.manifest.get("seconds", 0.0) for entry in bench.runs.values())
     return {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "numpy", "scipy")}},
+        "versions": {"surplus": __version__, "python": platform.python_version(), **libraries},
         "machine": f"{platform.system()}, {chip}, {torch.get_num_threads()} torch threads",
         "seeds": bench.seeds,
-        "seconds": round(seconds, 1),
-        "training seconds": round(trained, 1),
+        "seconds": round(trained, 1),
         "protocol": bench.protocol.model_dump(mode="json"),
         "runs": list(bench.runs),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,13 @@ def provided(*names: str) -> list[Path]:
 
 def splits(name: str, seed: int, test_share: float = 0.3) -> Splits:
     """The digits, cut anew for each seed, or an image set of the user's with its own test split."""
-    return read("digits", test_share=test_share, seed=seed) if name == "digits" else read(provided(name)[0])
+    return read("digits", test_share=test_share, seed=seed) if name == "digits" else _images(provided(name)[0])
+
+
+@lru_cache(maxsize=1)
+def _images(folder: Path) -> Splits:
+    """Read once: every seed and claim asks for the same pictures."""
+    return read(folder)
 
 
 def flipped(data: Splits, rate: float, seed: int) -> tuple[Splits, Tensor]:

@@ -52,8 +52,8 @@ EARLIER = Claim(
     " mask on fresh weights.",
     "Frankle & Carbin 2019, section 2, figure 3",
     "Step of the lowest validation loss, among evaluations at equal distances: smaller than the dense network's and"
-    " than the reinit's, each by a one-sided sign test over seeds at 5%. Undecided where more than half of the tickets are"
-    " still improving at the last step, for then the runs are too short to tell.",
+    " than the reinit's, each by a one-sided sign test over seeds at 5%. Undecided where more than half of the tickets"
+    " are still improving at the last step, for then the runs are too short to tell.",
     EVERYWHERE,
 )
 REWINDING = Claim(
@@ -163,7 +163,7 @@ def draw(result: StudyResult) -> Any:
     curve.set_ylabel(ACCURACY, fontsize=7)
     curve.legend(fontsize=6, frameon=False)
     curve.tick_params(labelsize=7)
-    decided = [r for m in result.measured[:2] for r in m.rows if "needs" in r]
+    decided = [r for m in result.measured[:2] for r in m.rows if " - " in r["row"]]
     dots(conditions, decided)
     conditions.axvline(0, color=COLOURS["undecided"], lw=0.5)
     conditions.set_xlabel(f"difference in {ACCURACY}, 2 SE either side", fontsize=7)
@@ -202,7 +202,7 @@ def ticket_beats_controls(bench: Bench[ImpProtocol]) -> Measured:
     ticket, d = _accuracy(bench, levels[-1]), levels[-1].density
     checks = [beats("ticket", name, ACCURACY, ticket, arms[name], density=d) for name in ("reinit", "shuffle")]
     others = [beats("ticket", name, ACCURACY, ticket, arms[name], density=d) for name in ("random", "small dense")]
-    return decide(TICKET, checks, [*(c.row() for c in others), *rows])
+    return decide(TICKET, checks, [*(c.detail() for c in others), *rows])
 
 
 def iterative_beats_one_shot(bench: Bench[ImpProtocol]) -> Measured:
@@ -219,7 +219,7 @@ def iterative_beats_one_shot(bench: Bench[ImpProtocol]) -> Measured:
             arm(n, ACCURACY, v, density=d) for n, v in (("one-shot", one), ("ticket", iterative), ("random", chance))
         ]
         check = beats("ticket", "one-shot", ACCURACY, iterative, one, density=d)
-        rows += [check.row()] if at != bench.protocol.controls_at[-1] else []
+        rows += [check.detail()] if at != bench.protocol.controls_at[-1] else []
     return decide(ITERATIVE, [check], rows)
 
 

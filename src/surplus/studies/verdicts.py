@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -79,12 +79,12 @@ def smaller_by_sign(a: Any, b: Any, alpha: float = 0.05) -> tuple[Interval, Verd
     """One-sided sign test over pairs: is the first arm smaller? Ties tell nothing and are left out.
 
     Returns:
-        The share of pairs in which it is, with Wilson's interval, and the verdict: a p value below `alpha` that it is
-        holds, one that it is larger fails.
+        The share of untied pairs in which it is, with Wilson's interval, and the verdict: a p value below `alpha` that
+        it is holds, one that it is larger fails.
     """
     d = torch.as_tensor(a).double() - torch.as_tensor(b).double()
     wins, losses = int((d < 0).sum()), int((d > 0).sum())
-    share = wilson(wins, wins + losses)
+    share = replace(wilson(wins, wins + losses), repeats=len(d))
     if wins + losses == 0:
         return share, "undecided"
     if binomtest(wins, wins + losses, alternative="greater").pvalue < alpha:
@@ -118,6 +118,10 @@ class Check:
         """The condition as a line of the table."""
         notes = {"needs": self.needs, "verdict": self.verdict, **self.notes}
         return table_row(self.name, self.quantity, self.interval, **notes)
+
+    def detail(self) -> Row:
+        """The same comparison as a line that no verdict rests on."""
+        return table_row(self.name, self.quantity, self.interval, **self.notes)
 
 
 def table_row(name: str, quantity: str, interval: Interval, **notes: Any) -> Row:

@@ -1,7 +1,7 @@
 """Training: one loop for any number of replicas, the example record, and runs that can be resumed and trusted."""
 
 from surplus.training.executor import fan_out, processors
-from surplus.training.fit import Diverged, fit
+from surplus.training.fitting import Diverged, fit
 from surplus.training.observers import Observer, Probe, Progress, Step
 from surplus.training.predict import Evaluation, evaluate, predict
 from surplus.training.record import ExampleRecord, read_record

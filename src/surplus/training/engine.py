@@ -37,7 +37,7 @@ class Stacked:
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         theta = theta.detach().requires_grad_()
         with _arithmetic(self.recipe, theta.device):
-            outputs = self.task.space.apply_each(theta, x, self.buffers, train=True).float()
+            outputs = _full(self.task.space.apply_each(theta, x, self.buffers, train=True))
         losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(len(theta), -1)
         (grad,) = torch.autograd.grad(losses.mean(1).sum(), theta)
         return outputs.detach(), losses.detach(), grad
@@ -67,7 +67,7 @@ class Single:
         if self.recipe.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with _arithmetic(self.recipe, x.device):
-            return self.module(x).float()
+            return _full(self.module(x))
 
 
 def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
@@ -80,3 +80,8 @@ def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
 
 def _arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def _full(outputs: Tensor) -> Tensor:
+    """Half-precision outputs in float32, where losses are computed; wider ones as they are."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

@@ -69,7 +69,7 @@ class Loop:
         self.device = torch.device(plan.device)
         self.data = plan.task.train.to(self.device)
         self.task = plan.task.to(self.device)
-        self.reparam = stack(plan.coordinates)
+        self.reparam = stack(plan.coordinates).to(self.device)
         self.z = self.reparam.start().to(self.device).clone()
         shaped_like_weights = self.z.shape[1] == plan.task.space.size
         self.optimiser = OPTIMISERS[self.recipe.optimiser](self.recipe, self.z, plan.task.space.blocks if shaped_like_weights else None)
@@ -88,6 +88,8 @@ class Loop:
     def run(self) -> Tensor:
         """Train to the end, from the last checkpoint if there is one; returns theta (K, P)."""
         self._resume()
+        if self.step == self.plan.start_step:
+            self._keep(self.step)
         engine = self._engine()
         saved = time.monotonic()
         while self.step < self.plan.total and not self._finished():
@@ -124,14 +126,17 @@ class Loop:
             self.record.update(event.index, event.outputs, event.targets)
             if event.last_of_epoch or event.step == event.total:
                 self.record.end_epoch()
-        if event.step in self.plan.keep:
-            self.entry.write_tensors(f"trajectory/{event.step:08d}.safetensors", {"theta": self.theta})
+        self._keep(event.step)
         if self.plan.observers:
             event = Step(**{**event.__dict__, "theta": self.theta})
             for observer in self.plan.observers:
                 observer.on_step(event)
         if event.last_of_epoch or event.step == event.total:
             self._end_epoch(event.epoch, event.lr, event.step)
+
+    def _keep(self, step: int) -> None:
+        if step in self.plan.keep:
+            self.entry.write_tensors(f"trajectory/{step:08d}.safetensors", {"theta": self.theta})
 
     def _begin_epoch(self, epoch: int) -> None:
         """Each replica's order and augmentation for this epoch, drawn from its own seed."""

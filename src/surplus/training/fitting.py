@@ -85,7 +85,7 @@ def fit(
     _check(task, recipe, seeds, positions, masks, start, device, record)
     plan = Plan(
         task, recipe, seeds, positions, _coordinates(task, seeds, masks, start, coordinates),
-        start_step, record, tuple(sorted(set(keep))), device, tuple(observers),
+        start_step, record, tuple(sorted(set(keep))), device, observers=tuple(observers),
     )  # fmt: skip
     stacked = _choose(plan, execution, store)
     groups = _groups(plan, stacked, jobs or processors())
