@@ -21,7 +21,9 @@ class MissingExtra(InputError, ImportError):
     """An optional library is needed and not installed; the message names the extra."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {library}, which is not installed. Install it with: pip install 'surplus[{extra}]'")
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed. Install it with: pip install 'surplus[{extra}]'"
+        )
 
 
 class StoreError(InputError):

@@ -72,7 +72,9 @@ def method(kind: str, *, paper: str = "", name: str | None = None, **traits: Any
         label = name or fn.__name__.replace("_", "-").lower()
         other = _METHODS.get((kind, label))
         if other is not None and (other.fn.__module__, other.fn.__qualname__) != (fn.__module__, fn.__qualname__):
-            raise ValueError(f"two methods of kind {kind!r} are called {label!r}: {other.fn.__module__} and {fn.__module__}")
+            raise ValueError(
+                f"two methods of kind {kind!r} are called {label!r}: {other.fn.__module__} and {fn.__module__}"
+            )
         _METHODS[kind, label] = Method(label, kind, paper, fn, traits)
         return fn
 

@@ -33,9 +33,9 @@ class Page(HTMLParser):
         self.texts.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        self.handle_data(" ")
         assert self.elements[self.open[-1]][0] == tag, f"</{tag}> closes {self.elements[self.open[-1]]}"
         self.open.pop()
+        self.handle_data(" ")
 
     def handle_data(self, data: str) -> None:
         for k in self.open:
@@ -55,7 +55,7 @@ class Page(HTMLParser):
         """What a reader sees, without scripts and styles."""
         hidden = {text for tag in ("script", "style") for text in (self.texts[k] for k in self.all(tag))}
         body = self.texts[self.all("body")[0]]
-        for text in hidden:
+        for text in sorted(hidden, key=len, reverse=True):
             body = body.replace(text, "")
         return re.sub(r"\s+", " ", body)
 

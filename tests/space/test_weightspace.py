@@ -89,7 +89,9 @@ def test_statistics_are_those_of_the_point_and_apply_stays_pure():
     theta, x = space.init_many([0, 1]), torch.randn(32, 1, 8, 8)
     before = {n: b.clone() for n, b in space.module.named_buffers()}
     stats = space.statistics(theta, [x[:16], x[16:]])
-    conv = functional_call(space.module[0], {n.removeprefix("0."): p[1] for n, p in space.split(theta).items() if n.startswith("0.")}, (x,))
+    conv = functional_call(
+        space.module[0], {n.removeprefix("0."): p[1] for n, p in space.split(theta).items() if n.startswith("0.")}, (x,)
+    )
     halves = torch.stack([conv[:16].mean((0, 2, 3)), conv[16:].mean((0, 2, 3))]).mean(0)
     torch.testing.assert_close(stats["1.running_mean"][1], halves)
     space.apply(theta, x, stats)

@@ -69,11 +69,17 @@ def test_replicas_with_batch_norm_and_augmentation_agree_too():
 @pytest.mark.parametrize(
     ("recipe", "make"),
     [
-        ({"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.01)),
+        (
+            {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+            lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.01),
+        ),
         ({"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
         ({"lr": 0.1, "momentum": 0.0}, lambda p: torch.optim.SGD(p, 0.1)),
         ({"optimiser": "adam", "lr": 0.01, "weight_decay": 0.1}, lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1)),
-        ({"optimiser": "adamw", "lr": 0.01, "weight_decay": 0.1}, lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+        (
+            {"optimiser": "adamw", "lr": 0.01, "weight_decay": 0.1},
+            lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+        ),
     ],
 )
 def test_training_equals_a_plain_loop_with_torchs_optimiser(recipe, make):
@@ -109,7 +115,10 @@ def test_a_finished_run_is_found_and_not_trained_again(monkeypatch):
 def test_another_seed_recipe_or_label_is_another_run():
     task = double_task(lr=0.04)
     relabelled = replace(task, train=task.train.with_targets(task.train.targets.roll(1)))
-    keys = {tuple(fit(t, seeds=[s]).keys) for t, s in [(task, 0), (task, 1), (task.with_recipe(lr=0.05), 0), (relabelled, 0)]}
+    keys = {
+        tuple(fit(t, seeds=[s]).keys)
+        for t, s in [(task, 0), (task, 1), (task.with_recipe(lr=0.05), 0), (relabelled, 0)]
+    }
     assert len(keys) == 4
 
 
@@ -118,7 +127,9 @@ def test_weights_of_asked_steps_are_kept_and_rewinding_goes_on_from_there():
     whole = fit(task, seeds=[3], keep=(0, 4))
     assert torch.equal(whole.at(0), task.space.init_many([3]))
     rest = fit(task, seeds=[3], start=whole.at(4), start_step=4)
-    torch.testing.assert_close(rest.theta, whole.theta, rtol=1e-10, atol=1e-12)  # no momentum: nothing else carries over
+    torch.testing.assert_close(
+        rest.theta, whole.theta, rtol=1e-10, atol=1e-12
+    )  # no momentum: nothing else carries over
     with pytest.raises(InputError, match="step 9 were not kept"):
         whole.at(9)
 
@@ -143,10 +154,16 @@ def test_recording_changes_no_weight():
 
 def test_early_stopping_returns_the_best_point():
     data = blobs(160)
-    task = task_from(Splits("b", data.train, data.test, data.test), "mlp", recipe=Recipe(duration="30ep", lr=0.5, batch_size=16, patience=2, schedule="constant"))
+    task = task_from(
+        Splits("b", data.train, data.test, data.test),
+        "mlp",
+        recipe=Recipe(duration="30ep", lr=0.5, batch_size=16, patience=2, schedule="constant"),
+    )
     run = fit(task, seeds=2, execution="stacked")
     losses = torch.tensor(run.history["validation_loss"]).view(-1, 2)
-    torch.testing.assert_close(run.evaluate("validation").loss, losses.nan_to_num(torch.inf).amin(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        run.evaluate("validation").loss, losses.nan_to_num(torch.inf).amin(0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_divergence_is_reported_by_seed():

@@ -1,8 +1,8 @@
 """The main job: labels, examples, weights and directions of one task, in one answer.
 
-    found = audit(load("digits"))
-    found.result["examples"]["recommendation"]["sentence"]
-    found.save("audit-digits")
+found = audit(load("digits"))
+found.result["examples"]["recommendation"]["sentence"]
+found.save("audit-digits")
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def audit(
     if task.objective is not CLASSIFICATION:
         raise InputError(f"an audit needs class labels; {task.name} is a task of {task.objective.name}")
     settings = settings or AuditSettings()
-    bench = Bench(task, settings, plan_for(task), store or Store(), time.monotonic() if began is None else began, progress)
+    bench = Bench(
+        task, settings, plan_for(task), store or Store(), time.monotonic() if began is None else began, progress
+    )
     found = Audit(task, _frame(bench))
     try:
         _run(bench, found, progress)
@@ -136,7 +138,9 @@ def _run(bench: Bench, found: Audit, progress: Callable[[str], None]) -> None:
             full = bench.fit("examples", seeds=bench.seeds("full", most), keep=())
     if plan.examples and full:
         with bench.timed("examples"):
-            part, found.kept = examples_part(bench, plan.examples, full, found.scores)
+            part, found.kept = examples_part(
+                bench, plan.examples, full, found.scores, float(found.check.rate.mean)
+            )
             found.result["examples"] |= {"status": "done", **part}
     if plan.weights and full:
         progress("weights")
@@ -219,5 +223,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return names
-
-

@@ -40,7 +40,11 @@ class Bench:
     @property
     def options(self) -> dict[str, Any]:
         """How this audit trains, for every call of `fit`."""
-        return {"execution": "stacked" if self.plan.stacked else "spread", "device": self.settings.device, "store": self.store}
+        return {
+            "execution": "stacked" if self.plan.stacked else "spread",
+            "device": self.settings.device,
+            "store": self.store,
+        }
 
     def fit(self, part: str, task: Task | None = None, **options: Any) -> Run:
         """Train for one part of the audit, and note the runs in the ledger."""
@@ -115,7 +119,13 @@ def summary(values: Tensor, level: float = 0.95) -> dict[str, Any]:
     """Mean and interval over repeats (repeats,), as the report reads it."""
     e = Estimate.over(values.double())
     low, high = e.interval(level)
-    return {"mean": number(e.mean), "low": number(low), "high": number(high), "stderr": number(e.stderr), "repeats": int(torch.as_tensor(e.repeats).max())}
+    return {
+        "mean": number(e.mean),
+        "low": number(low),
+        "high": number(high),
+        "stderr": number(e.stderr),
+        "repeats": int(torch.as_tensor(e.repeats).max()),
+    }
 
 
 def accuracy_summary(correct: Tensor, level: float = 0.95) -> dict[str, Any]:
@@ -148,14 +158,14 @@ def within_budget(bench: Bench) -> Plan:
     A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble.
     """
     bench.measure_cost()
-    rest, chosen = 0.6 * bench.left, []
-    for name, lean in zip(("examples", "weights", "directions"), LEAN, strict=True):
-        full = getattr(bench.plan, name)
-        fitting = [p for p in (full, lean) if 1.2 * bench.wall(p.full_runs) <= rest]
-        if fitting:
-            rest -= 1.2 * bench.wall(fitting[0].full_runs)
+    plan, rest = bench.plan, 0.6 * bench.left
+    chosen: dict[str, Any] = {}
+    for name, lean in LEAN.items():
+        seconds = {p: 1.2 * bench.wall(p.full_runs) for p in (getattr(plan, name), lean)}
+        chosen[name] = next((p for p in seconds if seconds[p] <= rest), None)
+        if chosen[name] is not None:
+            rest -= seconds[chosen[name]]
         else:
-            bench.skip(name, "the whole part", f"the least of it takes about {1.2 * bench.wall(lean.full_runs):.0f} s, which the budget does not leave")
-        chosen.append(fitting[0] if fitting else None)
-    spent = sum(1.2 * bench.wall(p.full_runs) for p in chosen if p)
-    return replace(bench.plan, examples=chosen[0], weights=chosen[1], directions=chosen[2], ensemble_seconds=bench.left - spent)
+            why = f"the least of it takes about {seconds[lean]:.0f} s, which the budget does not leave"
+            bench.skip(name, "the whole part", why)
+    return replace(plan, **chosen, ensemble_seconds=0.4 * bench.left + rest)

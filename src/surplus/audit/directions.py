@@ -66,7 +66,13 @@ def _subspace_task(task: Task) -> Task:
 def _clipped(estimate: Estimate) -> dict[str, Any]:
     mean, error = float(estimate.mean), number(estimate.stderr)
     width = 1.96 * (error or 0.0)
-    return {"mean": mean, "low": max(0.0, mean - width), "high": min(1.0, mean + width), "stderr": error, "repeats": int(torch.as_tensor(estimate.repeats).max())}
+    return {
+        "mean": mean,
+        "low": max(0.0, mean - width),
+        "high": min(1.0, mean + width),
+        "stderr": error,
+        "repeats": int(torch.as_tensor(estimate.repeats).max()),
+    }
 
 
 def _curvature(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
@@ -75,7 +81,13 @@ def _curvature(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
     rows = torch.randperm(len(task.train), generator=generator(bench.settings.seed, "hessian"))[: plan.hessian_examples]
     x, y = task.prepare(task.train.inputs[rows]), task.train.targets[rows]
     tops, traces = [], None
-    spec = {"of": "curvature", "runs": full.keys, "examples": plan.hessian_examples, "probes": plan.hessian_probes, "seed": bench.settings.seed}
+    spec = {
+        "of": "curvature",
+        "runs": full.keys,
+        "examples": plan.hessian_examples,
+        "probes": plan.hessian_probes,
+        "seed": bench.settings.seed,
+    }
 
     def compute() -> dict[str, Tensor]:
         nonlocal tops, traces
@@ -108,9 +120,15 @@ def _barrier(bench: Bench, full: Run) -> dict[str, Any]:
             return 1 - e.metric, e.loss
 
         lines = [barrier(measure, full.theta[i], full.theta[j], points=15) for i, j in pairs]
-        return {"errors": torch.stack([b.errors for b in lines]), "losses": torch.stack([b.losses for b in lines]), "at": lines[0].at}
+        return {
+            "errors": torch.stack([b.errors for b in lines]),
+            "losses": torch.stack([b.losses for b in lines]),
+            "at": lines[0].at,
+        }
 
-    found = bench.store.cached({"of": "barrier", "runs": full.keys, "pairs": [list(p) for p in pairs], "test": task.test.fingerprint}, compute)
+    found = bench.store.cached(
+        {"of": "barrier", "runs": full.keys, "pairs": [list(p) for p in pairs], "test": task.test.fingerprint}, compute
+    )
     errors, losses, at = found["errors"], found["losses"], found["at"]
     height = [(v - (v[:, :1] + v[:, -1:]) / 2).amax(1) for v in (errors, losses)]
     mean = [v.mean(0) for v in (errors, losses)]
@@ -124,13 +142,19 @@ def _learning_curve(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, 
     """Error against the number of examples, a power law with offset through it, and its reading at twice the data."""
     n, seeds = len(bench.task.train), list(full.seeds[: plan.seeds])
     per_epoch = -(-n // bench.task.recipe.batch_size)
-    task = bench.task.with_recipe(duration=f"{bench.task.recipe.duration.steps(per_epoch)}it")  # equal steps at all sizes
+    task = bench.task.with_recipe(
+        duration=f"{bench.task.recipe.duration.steps(per_epoch)}it"
+    )  # equal steps at all sizes
     sizes = [max(task.classes, round(s * n)) for s in plan.sizes]
     arms = [(size, seed) for size in sizes for seed in seeds]
     subsets = [torch.randperm(n, generator=generator(seed, "learning curve"))[:size] for size, seed in arms]
     run = bench.fit("directions", task, seeds=[s for _, s in arms], subsets=subsets)
-    errors = torch.cat([1 - run.evaluate("test").metric.view(len(sizes), -1), (1 - full.evaluate("test").metric[: plan.seeds])[None]])
-    points = [{"n": size, "error": summary(e, bench.settings.level)} for size, e in zip([*sizes, n], errors, strict=True)]
+    errors = torch.cat(
+        [1 - run.evaluate("test").metric.view(len(sizes), -1), (1 - full.evaluate("test").metric[: plan.seeds])[None]]
+    )
+    points = [
+        {"n": size, "error": summary(e, bench.settings.level)} for size, e in zip([*sizes, n], errors, strict=True)
+    ]
     return {"points": points, **_law([*sizes, n], errors, bench)}
 
 
@@ -138,10 +162,20 @@ def _law(sizes: list[int], errors: Tensor, bench: Bench) -> dict[str, Any]:
     floor = 0.5 / len(bench.task.test)  # no error seen is not an error of zero
     mean = errors.mean(1).clamp(min=floor).double()
     try:
-        fit = fit_law(torch.tensor(sizes).double(), mean, "power-offset", bootstrap=200, seed=bench.settings.seed, level=bench.settings.level)
+        fit = fit_law(
+            torch.tensor(sizes).double(),
+            mean,
+            "power-offset",
+            bootstrap=200,
+            seed=bench.settings.seed,
+            level=bench.settings.level,
+        )
     except InputError as error:
         return {"law": None, "twice": None, "now": None, "sentence": f"No law could be fitted: {error}"}
-    at, now = torch.tensor([2.0 * sizes[-1]], dtype=torch.float64), torch.tensor([float(sizes[-1])], dtype=torch.float64)
+    at, now = (
+        torch.tensor([2.0 * sizes[-1]], dtype=torch.float64),
+        torch.tensor([float(sizes[-1])], dtype=torch.float64),
+    )
     (low, high), value, today = fit.predict_interval(at), float(fit.predict(at)[0]), float(fit.predict(now)[0])
     low_, high_ = number(low[0]), number(high[0])
     sure = high_ is not None and high_ < today
@@ -150,7 +184,10 @@ def _law(sizes: list[int], errors: Tensor, bench: Bench) -> dict[str, Any]:
         f" (interval {'unbounded' if high_ is None else f'{low_:.2%} to {high_:.2%}'}); "
         + ("that is a gain beyond the fit's uncertainty." if sure else "the fit is too uncertain to promise a gain.")
     )
-    parameters = {k: {"value": number(v), "low": number(fit.intervals[k][0]), "high": number(fit.intervals[k][1])} for k, v in fit.parameters.items()}
+    parameters = {
+        k: {"value": number(v), "low": number(fit.intervals[k][0]), "high": number(fit.intervals[k][1])}
+        for k, v in fit.parameters.items()
+    }
     return {
         "law": {"form": "power-offset", "parameters": parameters}, "twice": {"n": 2 * sizes[-1], "error": value, "low": low_, "high": high_},
         "now": {"n": sizes[-1], "error": today}, "sentence": sentence,

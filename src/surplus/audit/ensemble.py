@@ -121,7 +121,9 @@ def _add(bench: Bench, ensemble: Ensemble, share: float, first: int, count: int,
 def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> None:
     """Runs on halves from which the plain networks' suspects are taken out; all halves keep the same size."""
     suspects = Ensemble(ensemble.task, ensemble.runs, ensemble.shares).check().probability > 0.5
-    subsets = balanced_subsets(len(ensemble.task.train), 0.5, first + count, bench.settings.seed + 1)[first:] & ~suspects
+    subsets = (
+        balanced_subsets(len(ensemble.task.train), 0.5, first + count, bench.settings.seed + 1)[first:] & ~suspects
+    )
     size = int(subsets.sum(1).min())
     positions = [s.nonzero().squeeze(1)[:size] for s in subsets]
     seeds = bench.seeds("ensemble cleaned", first + count)[first:]

@@ -49,38 +49,63 @@ def scores_table(bench: Bench, ensemble: Ensemble, scores: Mapping[str, Estimate
     return {"scores": rows, "correlation": _correlation(scores), "hardest": listed[:24], "easiest": listed[::-1][:24]}
 
 
-def examples_part(bench: Bench, plan: ExamplesPlan, full: Run, scores: Mapping[str, Estimate]) -> tuple[dict[str, Any], Kept]:
-    """Train on subsets by every rule and fraction beside random ones, with the seeds of the full runs."""
+def examples_part(
+    bench: Bench, plan: ExamplesPlan, full: Run, scores: Mapping[str, Estimate], wrong: float
+) -> tuple[dict[str, Any], Kept]:
+    """Train on subsets by every rule and fraction beside random ones, with the seeds of the full runs.
+
+    `wrong` is the estimated share of wrong labels, which the coverage rule leaves out at the hard end.
+    """
     hard = hardness(_SCORE, scores[_SCORE].mean).nan_to_num(0)
-    labels, steps = bench.task.train.targets, full.task.recipe.duration.steps(-(-len(hard) // full.task.recipe.batch_size))
+    labels, steps = (
+        bench.task.train.targets,
+        full.task.recipe.duration.steps(-(-len(hard) // full.task.recipe.batch_size)),
+    )
     arms = [(rule, f) for rule in (*plan.rules, "random") for f in plan.fractions]
-    subsets = {arm: _subsets(bench, arm, hard, labels, full.seeds) for arm in arms}
+    subsets = {arm: _subsets(bench, arm, hard, labels, full.seeds, wrong) for arm in arms}
     task = bench.task.with_recipe(duration=f"{steps}it")  # as many steps as on all data
-    run = bench.fit("examples", task, seeds=[s for _ in arms for s in full.seeds], subsets=[s for arm in arms for s in subsets[arm]])
+    run = bench.fit(
+        "examples", task, seeds=[s for _ in arms for s in full.seeds], subsets=[s for arm in arms for s in subsets[arm]]
+    )
     correct = run.evaluate("test").per_example.view(len(arms), len(full.seeds), -1)
     results = dict(zip(arms, correct, strict=True))
     reference = full.evaluate("test").per_example
     curves = [
-        {"rule": rule, "score": None if rule == "random" else _SCORE, "points": [_point(f, results[rule, f], bench) for f in plan.fractions]}
+        {
+            "rule": rule,
+            "score": None if rule == "random" else _SCORE,
+            "points": [_point(f, results[rule, f], bench) for f in plan.fractions],
+        }
         for rule in (*plan.rules, "random")
     ]
     recommendation, kept = _recommend(bench, plan, results, reference, subsets)
-    return {"full": accuracy_summary(reference, bench.settings.level), "curves": curves, "recommendation": recommendation}, kept
+    return {
+        "full": accuracy_summary(reference, bench.settings.level),
+        "curves": curves,
+        "recommendation": recommendation,
+    }, kept
 
 
-def _subsets(bench: Bench, arm: tuple[str, float], hard: Tensor, labels: Tensor, seeds: tuple[int, ...]) -> list[Tensor]:
+def _subsets(
+    bench: Bench, arm: tuple[str, float], hard: Tensor, labels: Tensor, seeds: tuple[int, ...], wrong: float
+) -> list[Tensor]:
     """One subset per seed: a rule without chance gives every seed the same, random draws one for each."""
     rule, fraction = arm
     keep = max(2, round(fraction * len(hard)))
+    options: dict[str, Any] = {"beta": wrong} if rule == "ccs" else {}  # coverage drops as many of the hardest as labels look wrong
     made = []
     for seed in seeds:
         chance = generator(seed if rule == "random" else bench.settings.seed, "subset", rule, fraction)
-        made.append(select(rule, hard, keep, labels=labels, generator=chance))
+        made.append(select(rule, hard, keep, labels=labels, generator=chance, **options))
     return made
 
 
 def _recommend(
-    bench: Bench, plan: ExamplesPlan, results: Mapping[tuple[str, float], Tensor], reference: Tensor, subsets: Mapping[tuple[str, float], list[Tensor]]
+    bench: Bench,
+    plan: ExamplesPlan,
+    results: Mapping[tuple[str, float], Tensor],
+    reference: Tensor,
+    subsets: Mapping[tuple[str, float], list[Tensor]],
 ) -> tuple[dict[str, Any], Kept]:
     """The smallest fraction that is not inferior to all data, walking down from the largest and stopping where none is.
 

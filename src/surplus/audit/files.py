@@ -121,7 +121,7 @@ def _pixels(image: Tensor) -> np.ndarray:
     if image.is_floating_point():
         low, high = image.min(), image.max()
         image = ((image - low) / (high - low).clamp(min=1e-8) * 255).round().to(torch.uint8)
-    return image[:3 if len(image) >= 3 else 1].permute(1, 2, 0).contiguous().numpy()
+    return image[: 3 if len(image) >= 3 else 1].permute(1, 2, 0).contiguous().numpy()
 
 
 def _column(values: Tensor) -> np.ndarray:

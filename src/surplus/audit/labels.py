@@ -55,10 +55,9 @@ def _precision(check: LabelCheck, top: int) -> dict[str, Any]:
 
 
 def _count_interval(check: LabelCheck) -> tuple[float, float]:
-    """Interval of the number of wrong labels: Bernoulli spread, and that between halves of the networks."""
+    """Interval of the number of wrong labels: that of their estimated share, and which examples they happen to be."""
     p, n = check.probability.double(), len(check.probability)
-    between = float(check.rate.stderr.nan_to_num(0)) * n
-    width = 1.96 * (float((p * (1 - p)).sum()) + between**2) ** 0.5
+    width = 1.96 * (float((p * (1 - p)).sum()) + (n * float(check.rate.stderr)) ** 2) ** 0.5
     return max(0.0, float(p.sum()) - width), float(p.sum()) + width
 
 
@@ -77,4 +76,6 @@ def _readers(ensemble: Ensemble) -> int:
 def _note(ensemble: Ensemble) -> str:
     plain, cleaned = len(torch.cat(ensemble.shares)), sum(len(r) for r in ensemble.cleaned)
     text = f"{plain} networks trained on random shares of the data; each example is read only by networks that never saw it"
-    return text + (f", in the end by {cleaned} more that were trained without the first ones' suspects." if cleaned else ".")
+    return text + (
+        f", in the end by {cleaned} more that were trained without the first ones' suspects." if cleaned else "."
+    )

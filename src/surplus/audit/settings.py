@@ -132,11 +132,11 @@ LARGE = Plan(
     weights=WeightsPlan(3, 0.36, 8, (2, 4, 6, 8)),
     directions=DirectionsPlan(3, (100, 300, 1000, 3000), (0.0625, 0.125, 0.25, 0.5), 1000, 10),
 )
-LEAN = (
-    ExamplesPlan(2, ("hardest",), (0.8, 0.5)),
-    WeightsPlan(2, 0.6, 4, (2, 4)),
-    DirectionsPlan(2, (300, 1000), (0.125, 0.25, 0.5), 500, 5),
-)
+LEAN: dict[str, ExamplesPlan | WeightsPlan | DirectionsPlan] = {
+    "examples": ExamplesPlan(2, ("hardest",), (0.8, 0.5)),
+    "weights": WeightsPlan(2, 0.6, 4, (2, 4)),
+    "directions": DirectionsPlan(2, (300, 1000), (0.125, 0.25, 0.5), 500, 5),
+}
 """The least of each part that is worth its while."""
 
 

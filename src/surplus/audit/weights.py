@@ -58,7 +58,12 @@ def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, 
         curves.append({"method": name, "points": points})
     ticket, told = _sparsest(bench, levels)
     dense = levels[0].run.evaluate("test").per_example
-    result: dict[str, Any] = {"dense": accuracy_summary(dense, bench.settings.level), "curves": curves, "ticket": told, "structured": None}
+    result: dict[str, Any] = {
+        "dense": accuracy_summary(dense, bench.settings.level),
+        "curves": curves,
+        "ticket": told,
+        "structured": None,
+    }
     smaller = _smaller(bench, levels[0].run, result)
     return result, ticket, smaller
 
@@ -69,7 +74,9 @@ def _rewind_step(task: Task) -> int:
 
 
 def _one_shot(bench: Bench, dense: Level, density: float, seeds: list[int], rewind: int) -> tuple[Tensor, Tensor, int]:
-    masks = torch.stack([keep_top(bench.task.space, t.abs(), density=density, min_per_layer=1) for t in dense.run.theta])
+    masks = torch.stack(
+        [keep_top(bench.task.space, t.abs(), density=density, min_per_layer=1) for t in dense.run.theta]
+    )
     return dense.start, masks, rewind
 
 
@@ -91,7 +98,11 @@ def _random(bench: Bench, dense: Level, density: float, seeds: list[int], rewind
 
 def _point(density: float, level: Level, bench: Bench) -> dict[str, Any]:
     correct = level.run.evaluate("test").per_example
-    return {"density": density, "accuracy": accuracy_summary(correct, bench.settings.level), "values": [number(v) for v in correct.mean(1)]}
+    return {
+        "density": density,
+        "accuracy": accuracy_summary(correct, bench.settings.level),
+        "values": [number(v) for v in correct.mean(1)],
+    }
 
 
 def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]]:
@@ -99,7 +110,9 @@ def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]
     dense = levels[0].run.evaluate("test").per_example
     passed, test = levels[0], None
     for level in levels[1:]:
-        t = non_inferior_over_both(level.run.evaluate("test").per_example, dense, bench.settings.margin, bench.settings.level)
+        t = non_inferior_over_both(
+            level.run.evaluate("test").per_example, dense, bench.settings.margin, bench.settings.level
+        )
         test = test or t
         if not t.verdict:
             break
@@ -107,7 +120,9 @@ def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]
     assert test is not None
     found = passed is not levels[0]
     best = int(passed.run.evaluate("test").metric.argmax())
-    ticket = Ticket(passed.masks[best], passed.start[best], passed.run.theta[best], passed.density, passed.run.seeds[best])
+    ticket = Ticket(
+        passed.masks[best], passed.start[best], passed.run.theta[best], passed.density, passed.run.seeds[best]
+    )
     margin = 100 * bench.settings.margin
     if found:
         sentence = (
@@ -145,8 +160,13 @@ def _smaller(bench: Bench, dense: Run, result: dict[str, Any]) -> Smaller | None
     trained = tuned.task.space.write(tuned.theta[0], tuned.task.statistics(tuned.theta[0]))
     before, after = count(module, shape), count(trained, shape)
     accuracy = [dense.evaluate("test").per_example[best : best + 1], tuned.evaluate("test").per_example]
-    rows = [
-        {"parameters": c.parameters, "macs": c.macs, "bytes": c.bytes, "accuracy": accuracy_summary(a, bench.settings.level)}
+    rows: list[dict[str, Any]] = [
+        {
+            "parameters": c.parameters,
+            "macs": c.macs,
+            "bytes": c.bytes,
+            "accuracy": accuracy_summary(a, bench.settings.level),
+        }
         for c, a in zip((before, after), accuracy, strict=True)
     ]
     result["structured"] = {
@@ -192,5 +212,3 @@ def latencies(bench: Bench, dense: nn.Module, small: nn.Module) -> dict[str, Any
                 "mean": 1000 * float(e.mean), "low": 1000 * float(low), "high": 1000 * float(high), "stderr": 1000 * float(e.stderr), "repeats": 30
             }  # fmt: skip
     return rows
-
-

@@ -64,7 +64,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("SURPLUS_DEBUG"):
             raise
-        complain(f"surplus: unexpected {type(error).__name__}: {error}. Set SURPLUS_DEBUG=1 for the traceback", markup=False)
+        complain(
+            f"surplus: unexpected {type(error).__name__}: {error}. Set SURPLUS_DEBUG=1 for the traceback", markup=False
+        )
         return 1
 
 
@@ -149,13 +151,18 @@ def _write(found: Audit, folder: Path) -> None:
 def _summary(found: Audit, folder: Path) -> None:
     """The answer in a few lines, and where the rest lies."""
     result, out = found.result, Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"Audit of {result['name']}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"Audit of {result['name']}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for part, sentence in sentences(result):
         table.add_row(part, sentence)
     out.print(table)
-    out.print(f"\nReport: {folder / 'index.html'}\nFiles:  {', '.join(sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')))}", markup=False)
+    out.print(
+        f"\nReport: {folder / 'index.html'}\nFiles:  {', '.join(sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')))}",
+        markup=False,
+    )
 
 
 def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
@@ -163,7 +170,12 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if (labels := result["labels"]).get("mislabeled"):
         m = labels["mislabeled"]
-        rows.append(("Labels", f"about {m['mean']:.0f} of {result['data']['train']:,} look wrong (95% interval {m['low']:.0f} to {m['high']:.0f})"))
+        rows.append(
+            (
+                "Labels",
+                f"about {m['mean']:.0f} of {result['data']['train']:,} look wrong (95% interval {m['low']:.0f} to {m['high']:.0f})",
+            )
+        )
     if recommendation := result["examples"].get("recommendation"):
         rows.append(("Examples", recommendation["sentence"]))
     if ticket := result["weights"].get("ticket"):
@@ -196,7 +208,15 @@ def list_(kind: str | None = None) -> None:
     from surplus.errors import unknown
     from surplus.registry import KINDS, methods
 
-    wanted = None if kind is None else kind.lower().replace("-", " ").removesuffix("s").replace("studie", "study").replace("corruption s", "corruption")
+    wanted = (
+        None
+        if kind is None
+        else kind.lower()
+        .replace("-", " ")
+        .removesuffix("s")
+        .replace("studie", "study")
+        .replace("corruption s", "corruption")
+    )
     if wanted is not None and wanted not in KINDS:
         raise unknown("kind of method", kind, KINDS)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -265,7 +285,11 @@ def study_list() -> None:
 
 @study.command(name="run")
 def study_run(
-    slug: str, *, scale: Literal["smoke", "laptop", "gpu"] = "smoke", out: Path = Path("surplus-studies"), device: str = "cpu"
+    slug: str,
+    *,
+    scale: Literal["smoke", "laptop", "gpu"] = "smoke",
+    out: Path = Path("surplus-studies"),
+    device: str = "cpu",
 ) -> None:
     """Re-measure one paper's claims and print a verdict for each.
 
@@ -287,6 +311,6 @@ def study_run(
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("verdict", "claim", "criterion"):
         table.add_column(heading, overflow="fold")
-    for row in result.to_json()["claims"]:
+    for row in result.as_dict()["claims"]:
         table.add_row(row["verdict"], row["statement"], row["criterion"])
     Console(highlight=False).print(table)

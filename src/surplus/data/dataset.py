@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from surplus.errors import InputError
 from surplus.space import generator
 
 Kind = Literal["image", "table", "text"]
+_BYTE_SCALE = 64
+"""Float pixels that reach beyond this are taken to run from 0 to 255: no usual scale between 1 and 255 does."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class Dataset:
         Args:
             inputs: (n, H, W), (n, C, H, W) or (n, H, W, C) images, (n, features) tables, (n, length) integer tokens.
             targets: (n,) integer classes, float values, or tokens like the inputs.
-            ids: one unique id per example; the row number when None.
-            classes: class names; the integers found when () and targets are integers.
-            kind: what the inputs are; read off their shape and type when None.
+            ids: one unique id per example, whole numbers or words; the row number when None.
+            classes: class names; 0, 1, ... up to the largest target when () and targets are integers.
+            kind: what the inputs are. When None: images where an input has two axes or three, text where inputs and
+                targets are integers of one shape (n, length), a table otherwise; say "text" for texts with a class.
             name: what the error messages call the data.
 
         Raises:
@@ -60,31 +63,30 @@ class Dataset:
         x, y = _tensor(inputs, f"the inputs of {name}"), _tensor(targets, f"the labels of {name}")
         if len(x) != len(y):
             raise InputError(f"{name} has {len(x):,} inputs and {len(y):,} labels; give one label per input")
-        if len(x) == 0:
+        if x.numel() == 0:
             raise InputError(f"{name} is empty; give at least two examples of two classes")
-        kind = kind or _kind_of(x)
-        x = _inputs(x, kind, name)
-        ids = np.arange(len(x)) if ids is None else np.asarray(ids)
-        _refuse_duplicates(ids, len(x), name)
+        kind = kind or _kind_of(x, y)
+        x, ids = _inputs(x, kind, name), _ids(ids, len(x), name)
         if y.is_floating_point():
-            _refuse(~y.reshape(len(y), -1).isfinite().all(1), f"{name} has labels that are NaN or infinite", ids, "drop or mend them")
+            bad = ~y.reshape(len(y), -1).isfinite().all(1)
+            _refuse(bad, f"{name} has labels that are NaN or infinite", "drop or mend them")
             return cls(x, y.float(), ids, (), kind)
         y = y.long()
         if kind == "text" and y.shape == x.shape:
+            _refuse((y < 0).any(1), f"{name} has target tokens below 0", "number tokens 0, 1, ...")
             return cls(x, y, ids, tuple(classes), kind)
-        return cls(x, y, ids, _classes(y, tuple(classes), ids, name), kind)
+        y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
+        return cls(x, y, ids, _classes(y, tuple(classes), name), kind)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitem__(self, index: Any) -> Dataset:
-        """The examples at a slice, a boolean mask or integer positions."""
-        if isinstance(index, slice):
-            index = torch.arange(len(self))[index]
-        index = torch.as_tensor(index).cpu()
-        where = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
-        device = where.to(self.inputs.device)
-        return replace(self, inputs=self.inputs[device], targets=self.targets[device], ids=self.ids[where.numpy()])
+        """The examples at a slice, a boolean mask or integer positions; one position gives a data set of one."""
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        where = np.atleast_1d(np.arange(len(self))[index])
+        rows = torch.from_numpy(np.ascontiguousarray(where)).to(self.inputs.device)
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows], ids=self.ids[where])
 
     def with_targets(self, targets: Tensor) -> Dataset:
         """The same examples under other labels (label noise, say)."""
@@ -108,8 +110,8 @@ class Dataset:
         for tensor in (self.inputs, self.targets):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
-        digest.update(repr((self.ids.dtype.str, self.classes, self.kind)).encode())
-        digest.update(self.ids.tobytes() if self.ids.dtype.kind in "iu" else "\0".join(map(str, self.ids)).encode())
+        digest.update(repr((self.ids.dtype.kind, self.classes, self.kind)).encode())
+        digest.update(self.ids.tobytes() if self.ids.dtype.kind == "i" else repr(self.ids.tolist()).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -147,9 +149,11 @@ def split(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]
     """
     part = torch.zeros(len(data), dtype=torch.bool)
     g = generator(seed, "split", share)
-    groups = [data.targets == k for k in range(len(data.classes))] if data.classes and data.targets.dim() == 1 else [
-        torch.ones(len(data), dtype=torch.bool)
-    ]
+    groups = (
+        [data.targets == k for k in range(len(data.classes))]
+        if data.classes and data.targets.dim() == 1
+        else [torch.ones(len(data), dtype=torch.bool)]
+    )
     for group in groups:
         rows = group.cpu().nonzero().squeeze(1)
         take = min(round(share * len(rows)), max(len(rows) - 1, 0))
@@ -158,51 +162,64 @@ def split(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]
 
 
 def _tensor(values: Any, what: str) -> Tensor:
-    """A tensor of numbers, or the error that says what the values are instead."""
-    if isinstance(values, Tensor):
-        return values.detach()
+    """A tensor of numbers, examples along its first axis, or the error that says what the values are instead."""
+    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(_array(values, what))
+    if tensor.is_complex():
+        raise InputError(f"{what} are complex numbers; give real ones, the parts side by side")
+    if tensor.dim() == 0:
+        raise InputError(f"{what} are the single value {tensor.item()}; give an array with one row per example")
+    return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
+
+
+def _array(values: Any, what: str) -> np.ndarray:
+    """A writable numeric array of a type that torch takes."""
     try:
         array = np.asarray(values)
-    except ValueError:
+    except ValueError:  # rows of several shapes
         array = np.empty(0, dtype=object)
     if array.dtype == object:
-        shapes = [np.shape(v) for v in values]
-        odd = [i for i, s in enumerate(shapes) if s != shapes[0]]
-        if odd:
-            raise InputError(
-                f"{what} are ragged: row 0 has shape {shapes[0]}, row {odd[0]} has {shapes[odd[0]]}"
-                f" ({len(odd)} of {len(shapes)} rows differ); give every example the same shape"
-            )
-        raise InputError(f"{what} are not numbers; convert them first")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{what} have type {array.dtype}; numbers are expected")
-    if array.dtype in (np.uint16, np.uint32, np.uint64):
-        array = array.astype(np.int64)
-    array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+        _refuse_ragged(values, what)
+    if array.dtype.kind not in "biufc":
+        raise InputError(f"{what} have type {array.dtype}; numbers are expected, so convert them first")
+    native = np.dtype(np.float64) if array.dtype.char == "g" else array.dtype.newbyteorder("=")  # g: long double
+    return np.require(array, native, ["C", "W"])
 
 
-def _kind_of(x: Tensor) -> Kind:
+def _refuse_ragged(values: Any, what: str) -> None:
+    shapes = [np.shape(v) for v in values]
+    odd = [i for i, s in enumerate(shapes) if s != shapes[0]]
+    if odd:
+        raise InputError(
+            f"{what} are ragged: row 0 has shape {shapes[0]}, row {odd[0]} has {shapes[odd[0]]}"
+            f" ({len(odd)} of {len(shapes)} rows differ); give every example the same shape"
+        )
+
+
+def _kind_of(x: Tensor, y: Tensor) -> Kind:
     if x.dim() >= 3:
         return "image"
-    return "text" if x.dtype == torch.int64 and x.dim() == 2 and x.shape[1] > 1 and int(x.min()) >= 0 and x.max() > 255 else "table"
+    tokens = x.dim() == 2 and x.shape == y.shape and not x.is_floating_point() and not y.is_floating_point()
+    return "text" if tokens and x.shape[1] > 1 else "table"
 
 
 def _inputs(x: Tensor, kind: Kind, name: str) -> Tensor:
     if kind == "text":
         if x.is_floating_point() or x.dim() != 2 or int(x.min()) < 0:
-            raise InputError(f"text inputs of {name} must be (n, length) tensors of token numbers 0, 1, ...; got {x.dtype} {tuple(x.shape)}")
+            raise InputError(
+                f"text inputs of {name} must be (n, length) tensors of token numbers 0, 1, ...;"
+                f" got {x.dtype} {tuple(x.shape)}"
+            )
         return x.long()
     if kind == "table":
-        if x.dim() == 1:
-            x = x.unsqueeze(1)
-        x = x.float()
+        if x.dim() > 2:
+            raise InputError(f"a table of {name} must be (n, features); got {tuple(x.shape)}")
+        x = x.float().reshape(len(x), -1)
     else:
         x = _channels_first(x, name)
     if x.is_floating_point():
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         what = "pixels" if kind == "image" else "values"
-        _refuse(bad, f"{name} has {what} that are NaN or infinite", np.arange(len(x)), "drop or mend these rows")
+        _refuse(bad, f"{name} has {what} that are NaN, infinite or beyond single precision", "drop or mend these rows")
     return x
 
 
@@ -215,46 +232,97 @@ def _channels_first(x: Tensor, name: str) -> Tensor:
     if x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
         x = x.permute(0, 3, 1, 2)
     if x.dtype == torch.bool:
-        x = x.to(torch.uint8) * 255
-    if not x.is_floating_point():
-        if int(x.min()) < 0 or int(x.max()) > 255:
-            raise InputError(f"integer pixels of {name} must lie in 0..255; found {int(x.min())}..{int(x.max())}")
-        return x.to(torch.uint8).contiguous()
-    x = x.float()
-    top = float(x.nan_to_num(0, 0, 0).max())
-    return (x / 255 if top > 1.5 and top <= 255 and float(x.nan_to_num(0, 0, 0).min()) >= 0 else x).contiguous()
+        return (x.to(torch.uint8) * 255).contiguous()
+    if x.is_floating_point():
+        return _unit(x.float()).contiguous()
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high > 255:
+        raise InputError(
+            f"integer pixels of {name} must lie in 0..255; found {low}..{high}. Rescale them to bytes, or give floats"
+        )
+    return x.to(torch.uint8).contiguous()
 
 
-def _classes(y: Tensor, classes: tuple[str, ...], ids: np.ndarray, name: str) -> tuple[str, ...]:
+def _unit(x: Tensor) -> Tensor:
+    """Float pixels on the scale of bytes to bytes, or at least to [0, 1]; others stay as they are."""
+    low, high = x.aminmax()
+    if not (low >= 0 and 1 < high <= 255):  # NaN fails this too
+        return x
+    if bool((x == x.round()).all()):
+        return x.to(torch.uint8)
+    return x / 255 if high > _BYTE_SCALE else x
+
+
+def _classes(y: Tensor, classes: tuple[str, ...], name: str) -> tuple[str, ...]:
     if y.dim() != 1:
-        raise InputError(f"class labels of {name} must be one number per example, shape (n,); got {tuple(y.shape)}")
+        raise InputError(
+            f"class labels of {name} must be one number per example, shape (n,); got {tuple(y.shape)}."
+            " Of one-hot rows, give the position of the one"
+        )
     count = len(classes) or int(y.max()) + 1
     allowed = f"0..{count - 1}"
-    _refuse((y < 0) | (y >= count), f"{name} has labels outside {allowed} ({count} classes)", ids, f"use class numbers {allowed}", y)
+    outside = (y < 0) | (y >= count)
+    _refuse(outside, f"{name} has labels outside {allowed} ({count:,} classes)", f"use class numbers {allowed}", y)
     present = y.unique()
     if len(present) < 2:
-        raise InputError(f"every example of {name} has the one class {int(present[0])}; at least two classes are needed to learn or audit anything")
-    if not classes and len(present) > max(2, len(y) // 2) and len(y) > 20:
+        only = repr(classes[int(present[0])]) if classes else int(present[0])
         raise InputError(
-            f"{name} has {len(present):,} different labels for {len(y):,} examples, which looks like ids or numbers, not classes;"
-            " name the class column with --labels COLUMN, or pass float targets for regression"
+            f"every example of {name} has the one class {only};"
+            " at least two classes are needed to learn or audit anything"
         )
-    return classes or tuple(str(k) for k in range(count))
+    if classes:
+        return classes
+    if len(present) > max(2, len(y) // 2) and len(y) > 20:
+        raise InputError(
+            f"{name} has {len(present):,} different labels for {len(y):,} examples, which looks like ids or numbers,"
+            " not classes; give class numbers, or floats for regression"
+        )
+    if count > max(1000, len(y)):
+        raise InputError(
+            f"{name} has labels up to {count - 1:,} for {len(y):,} examples; number the classes 0, 1, 2, ..."
+        )
+    return tuple(str(k) for k in range(count))
 
 
-def _refuse_duplicates(ids: np.ndarray, n: int, name: str) -> None:
-    if len(ids) != n:
-        raise InputError(f"{name} has {n:,} examples and {len(ids):,} ids; give one id per example")
-    values, first, counts = np.unique(ids, return_index=True, return_counts=True)
-    if len(values) < n:
-        shown = ", ".join(f"{v} ({c} times)" for v, c in list(zip(values[counts > 1], counts[counts > 1], strict=True))[:5])
-        raise InputError(f"{name} repeats ids: {shown}; ids must be unique, since every score is keyed by them")
+def _ids(ids: Sequence[Any] | np.ndarray | None, n: int, name: str) -> np.ndarray:
+    """Unique ids as int64 or as words."""
+    if ids is None:
+        return np.arange(n)
+    values = np.asarray(ids)
+    if values.shape != (n,):
+        raise InputError(f"{name} has {n:,} examples and ids of shape {values.shape}; give one id per example")
+    kind = values.dtype.kind
+    if kind in "Of":
+        missing = [v is None or v == "" or v != v for v in values]  # NaN is not itself
+        _refuse(torch.tensor(missing), f"{name} has examples without an id", "fill the ids, or leave them out")
+    whole = kind in "iu" or (kind == "f" and bool((values == values.round()).all()))
+    if whole and abs(values).max() < 2**63:
+        values = values.astype(np.int64)
+    else:
+        values = np.char.decode(values, "utf-8", "replace") if kind == "S" else values.astype(str)
+    _refuse_duplicates(values, name)
+    return values
 
 
-def _refuse(bad: Tensor, complaint: str, ids: np.ndarray, remedy: str, values: Tensor | None = None) -> None:
+def _refuse_duplicates(ids: np.ndarray, name: str) -> None:
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        shown = some(f"{v} ({c} times)" for v, c in zip(values, counts, strict=True) if c > 1)
+        raise InputError(
+            f"{name} repeats ids: {shown}; ids must be unique, since every score is keyed by them."
+            " Mend the ids, or name another column"
+        )
+
+
+def _refuse(bad: Tensor, complaint: str, remedy: str, values: Tensor | None = None) -> None:
     """Raise over the rows where `bad` (n,) is True, naming the first few."""
     rows = bad.cpu().nonzero().squeeze(1).tolist()
     if rows:
-        shown = ", ".join(f"{r}" if values is None else f"{r} (label {int(values[r])})" for r in rows[:5])
-        more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
-        raise InputError(f"{complaint}, in {len(rows):,} of {len(ids):,} rows: {shown}{more}; {remedy}")
+        shown = some(rows if values is None else (f"{r} (label {int(values[r])})" for r in rows))
+        raise InputError(f"{complaint}, in {len(rows):,} of {len(bad):,} rows: {shown}; {remedy}")
+
+
+def some(values: Iterable[Any]) -> str:
+    """The first five, and how many more, for a message."""
+    shown = [str(v) for v in values]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5:,} more" if len(shown) > 5 else "")

@@ -64,7 +64,9 @@ class LabelCheck:
         p = self.probability[self.ranking()[:top]]
         relative = float(self.rate.stderr / self.rate.mean.clamp(min=1e-9))
         sampling = (p * (1 - p)).sum().sqrt() / top
-        return Estimate(p.mean(), (sampling.square() + (relative * p.mean() * (1 - p.mean())).square()).sqrt(), self.rate.repeats)
+        return Estimate(
+            p.mean(), (sampling.square() + (relative * p.mean() * (1 - p.mean())).square()).sqrt(), self.rate.repeats
+        )
 
 
 def held_out_log_probabilities(outputs: Tensor, trained_on: Tensor) -> Tensor:
@@ -103,14 +105,21 @@ def check_labels(
     """
     never = trained_on.all(0).nonzero().squeeze(1)
     if len(never):
-        raise InputError(f"{len(never)} examples were in every training set (the first is {int(never[0])}); each must be held out by one network at least")
+        raise InputError(
+            f"{len(never)} examples were in every training set (the first is {int(never[0])}); each must be held out by one network at least"
+        )
     log_p = held_out_log_probabilities(outputs, trained_on)
     probability, rate, transition = _from_statistic(log_p, labels, seed)
     suspicion, probability, weights = _join(probability, label_statistic(log_p, labels), signals or {})
-    halves = [h for h in (slice(0, None, 2), slice(1, None, 2)) if not trained_on[h].all(0).any()] if len(outputs) > 3 else []
+    halves = (
+        [h for h in (slice(0, None, 2), slice(1, None, 2)) if not trained_on[h].all(0).any()]
+        if len(outputs) > 3
+        else []
+    )
     parts = [_from_statistic(held_out_log_probabilities(outputs[h], trained_on[h]), labels, seed) for h in halves]
     stderr = (parts[0][0] - parts[1][0]).abs() / 2 if len(parts) == 2 else torch.full_like(probability, torch.nan)
-    rates = Estimate(rate, (parts[0][1] - parts[1][1]).abs() / 2, 2) if len(parts) == 2 else Estimate(rate, torch.tensor(torch.nan), 1)
+    between = (parts[0][1][0] - parts[1][1][0]).abs() / 2 if len(parts) == 2 else torch.tensor(0.0)
+    rates = Estimate(rate[0], (rate[1].square() + between.square()).sqrt(), len(outputs))
     suggested = log_p.scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
     return LabelCheck(suspicion, probability, stderr, suggested, transition, rates, weights)
 
@@ -123,16 +132,16 @@ def noise_matrix(log_p: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
     n, classes = log_p.shape
     given = torch.nn.functional.one_hot(labels, classes).to(log_p.dtype)
     other = log_p.scatter(1, labels.unsqueeze(1), -torch.inf).softmax(1)
-    true = (1 - wrong).unsqueeze(1) * given + wrong.unsqueeze(1) * other           # (n, C) posterior of the true class
+    true = (1 - wrong).unsqueeze(1) * given + wrong.unsqueeze(1) * other  # (n, C) posterior of the true class
     counts = true.T @ given + 1e-3
     return counts / counts.sum(1, keepdim=True)
 
 
 def _from_statistic(log_p: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """P(wrong | s), its share pi, and the noise matrix; two rounds, the second with planted labels drawn from the first."""
+    """P(wrong | s), the share pi with its standard error, and the noise matrix; two rounds, the second with planted labels drawn from the first."""
     observed = label_statistic(log_p, labels)
     wrong = (log_p.argmax(1) != labels).to(log_p.dtype)
-    pi = wrong.mean()
+    pi = torch.zeros(2)
     for round_ in range(2):
         transition = noise_matrix(log_p, labels, wrong)
         planted = label_statistic(log_p, _plant(labels, transition, seed + round_))
@@ -144,11 +153,15 @@ def _plant(labels: Tensor, transition: Tensor, seed: int) -> Tensor:
     """A wrong label for every example, drawn from its class's row of the noise matrix, off the diagonal."""
     off = transition.clone().fill_diagonal_(0) + 1e-6
     rows = off[labels].scatter(1, labels.unsqueeze(1), 0)
-    return torch.multinomial(rows.cpu().double(), 1, generator=generator(seed, "planted labels")).squeeze(1).to(labels.device)
+    return (
+        torch.multinomial(rows.cpu().double(), 1, generator=generator(seed, "planted labels"))
+        .squeeze(1)
+        .to(labels.device)
+    )
 
 
 def _mixture(observed: Tensor, planted: Tensor) -> tuple[Tensor, Tensor]:
-    """P(planted kind | s) for each observed value, and the share pi of that kind.
+    """P(planted kind | s) for each observed value; the share pi of that kind and its standard error.
 
     The ratio f1 / f is a monotone function of s (the lower the margin, the likelier wrong): a histogram ratio on pooled
     quantiles, made monotone by isotonic regression.
@@ -156,19 +169,25 @@ def _mixture(observed: Tensor, planted: Tensor) -> tuple[Tensor, Tensor]:
     from sklearn.isotonic import IsotonicRegression
 
     pooled = torch.cat([observed, planted]).double()
-    edges = torch.quantile(pooled[torch.linspace(0, len(pooled) - 1, min(len(pooled), 1_000_000)).long()], torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)).unique()
+    edges = torch.quantile(
+        pooled[torch.linspace(0, len(pooled) - 1, min(len(pooled), 1_000_000)).long()],
+        torch.linspace(0, 1, _BINS + 1, dtype=torch.float64),
+    ).unique()
     f, f1 = (_shares(v.double(), edges) for v in (observed, planted))
     centre = np.arange(len(f))
     weight = (f + f1).numpy()
-    share = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(centre, (f1 / (f + f1).clamp(min=1e-12)).numpy(), weight)
-    odds = torch.from_numpy(share.predict(centre))                                  # f1 / (f + f1), falling in s
-    ratio = odds / (1 - odds).clamp(min=1e-9)                                       # f1 / f per bin
-    cumulative, cumulative1 = f.cumsum(0), f1.cumsum(0)
-    firm = cumulative1 > 0.2                                                        # pi from everything below a margin
-    pi = (cumulative[firm] / cumulative1[firm]).min().clamp(max=1.0)
+    share = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(
+        centre, (f1 / (f + f1).clamp(min=1e-12)).numpy(), weight
+    )
+    odds = torch.from_numpy(share.predict(centre))  # f1 / (f + f1), falling in s
+    ratio = odds / (1 - odds).clamp(min=1e-9)  # f1 / f per bin
+    below, below1 = f.cumsum(0) * len(observed), f1.cumsum(0)
+    firm = below1 > 0.2                                         # pi from everything below a margin, F(s) / F1(s)
+    pi, at = ((below[firm] + 0.5) / (len(observed) * below1[firm])).clamp(max=1.0).min(0)  # half an example: none seen is not none
+    error = (below[firm][at] + 1).sqrt() / (len(observed) * below1[firm][at])
     middle = ((edges[1:] + edges[:-1]) / 2).numpy()
     smooth = np.interp(observed.double().numpy(), middle, ratio.log().clamp(min=-30).numpy())
-    return (pi * torch.from_numpy(smooth).exp()).clamp(0, 1).to(observed.dtype), pi
+    return (pi * torch.from_numpy(smooth).exp()).clamp(0, 1).to(observed.dtype), torch.stack([pi, error])
 
 
 def _shares(values: Tensor, edges: Tensor) -> Tensor:
@@ -176,7 +195,9 @@ def _shares(values: Tensor, edges: Tensor) -> Tensor:
     return torch.bincount(bins, minlength=len(edges) - 1).double() / len(values)
 
 
-def _join(probability: Tensor, statistic: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, float]]:
+def _join(
+    probability: Tensor, statistic: Tensor, signals: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Suspicion: the statistic and the signals, each on a normal scale. Its probability: isotonic on the statistic's own."""
     from sklearn.isotonic import IsotonicRegression
 

@@ -33,7 +33,9 @@ def balanced_subsets(n: int, share: float, runs: int, seed: int = 0) -> Tensor:
     """
     size = round(share * n)
     if not 0 < size < n:
-        raise InputError(f"share is the fraction of {n} examples to train on, in (0, 1) and leaving some on both sides; got {share}")
+        raise InputError(
+            f"share is the fraction of {n} examples to train on, in (0, 1) and leaving some on both sides; got {share}"
+        )
     turns = Fraction(share).limit_denominator(10).denominator  # runs of a round
     masks = torch.zeros(runs, n, dtype=torch.bool)
     for r in range(runs):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surplus.errors import InputError
-from surplus.pruning.masks import cut, density, keep_top
+from surplus.pruning.masks import Scope, cut, density, keep_top
 from surplus.registry import method
 from surplus.tasks import Task
 from surplus.training import Run, fit
@@ -49,7 +49,7 @@ def imp(
     rate: float = 0.2,
     rewind_step: int = 0,
     seeds: int | Sequence[int] = 5,
-    scope: str = "global",
+    scope: Scope = "global",
     exclude: Sequence[str] = (),
     **options: Any,
 ) -> list[Level]:
@@ -68,11 +68,22 @@ def imp(
     Returns:
         levels + 1 `Level`s.
     """
-    return list(imp_levels(task, levels=levels, rate=rate, rewind_step=rewind_step, seeds=seeds, scope=scope, exclude=exclude, **options))
+    return list(
+        imp_levels(
+            task,
+            levels=levels,
+            rate=rate,
+            rewind_step=rewind_step,
+            seeds=seeds,
+            scope=scope,
+            exclude=exclude,
+            **options,
+        )
+    )
 
 
 def imp_levels(
-    task: Task, *, levels: int, rate: float = 0.2, rewind_step: int = 0, seeds: int | Sequence[int] = 5, scope: str = "global",
+    task: Task, *, levels: int, rate: float = 0.2, rewind_step: int = 0, seeds: int | Sequence[int] = 5, scope: Scope = "global",
     exclude: Sequence[str] = (), **options: Any,
 ) -> Iterator[Level]:  # fmt: skip
     """The levels of `imp` one by one, so that a caller may stop early."""
@@ -83,9 +94,12 @@ def imp_levels(
     level = Level(1.0, masks, rewound, dense)
     yield level
     for _ in range(levels):
-        masks = torch.stack([
-            cut(task.space, theta, mask, rate, scope, exclude=exclude, min_per_layer=1) for theta, mask in zip(level.run.theta, level.masks, strict=True)
-        ])
+        masks = torch.stack(
+            [
+                cut(task.space, theta, mask, rate, scope, exclude=exclude, min_per_layer=1)
+                for theta, mask in zip(level.run.theta, level.masks, strict=True)
+            ]
+        )
         level = from_masks(task, masks, rewound, seeds, rewind_step, **options)
         yield level
 
@@ -97,9 +111,13 @@ def from_masks(task: Task, masks: Tensor, start: Tensor, seeds: Sequence[int], s
 
 
 @method("pruning schedule", paper="Frankle & Carbin 2019, arXiv 1803.03635, section 2 (one-shot)")
-def one_shot(task: Task, dense: Level, keep: float, *, rewind_step: int = 0, exclude: Sequence[str] = (), **options: Any) -> Level:
+def one_shot(
+    task: Task, dense: Level, keep: float, *, rewind_step: int = 0, exclude: Sequence[str] = (), **options: Any
+) -> Level:
     """One cut of the trained dense networks to density `keep`, rewound and trained."""
-    masks = torch.stack([keep_top(task.space, t.abs(), density=keep, exclude=exclude, min_per_layer=1) for t in dense.run.theta])
+    masks = torch.stack(
+        [keep_top(task.space, t.abs(), density=keep, exclude=exclude, min_per_layer=1) for t in dense.run.theta]
+    )
     return from_masks(task, masks, dense.start, dense.run.seeds, rewind_step, **options)
 
 

@@ -14,7 +14,6 @@ from surplus.report.words import (
     Reading,
     Result,
     between,
-    items,
     mapping,
     margin_points,
     number,
@@ -23,6 +22,7 @@ from surplus.report.words import (
     plural,
     points,
     records,
+    sequence,
     share,
 )
 
@@ -32,7 +32,8 @@ TALL = 320
 
 def classes(result: Result) -> list[str]:
     """The classes' names."""
-    return [str(name) for name in items(mapping(result.get("data")).get("classes"))]
+    names = sequence(mapping(result.get("data")).get("classes"))
+    return padded(names, len(names))
 
 
 def curve(name: str, found: Result, x: str, y: str = "accuracy", baseline: bool = False) -> Line:
@@ -115,15 +116,14 @@ def matrix_table(
     lines: Sequence[Sequence[float | None]],
     form: Format,
 ) -> Table:
-    """A matrix as a table with a head for each row and column; short rows are filled with unknowns."""
-    wide = len(columns)
-    cells = [[name, *(form(v) for v in [*line, *[None] * wide][:wide])] for name, line in zip(rows, lines, strict=True)]
+    """A matrix as a table with a head for each row and column."""
+    cells = [[name, *(form(v) for v in line)] for name, line in zip(rows, lines, strict=True)]
     return Table(caption, (corner, *columns), cells, frozenset(range(1, len(columns) + 1)))
 
 
-def padded(names: Sequence[str], n: int) -> list[str]:
+def padded(names: Sequence[Any], n: int) -> list[str]:
     """N names, numbers where there are too few."""
-    return [names[i] if i < len(names) else str(i) for i in range(n)]
+    return [str(i if i >= len(names) or names[i] is None else names[i]) for i in range(n)]
 
 
 def bare(x: Any) -> str:

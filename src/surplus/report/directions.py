@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from surplus.report import figures
 from surplus.report.common import ACCURACY, TALL, curve, repeats, seed_note, sentence
@@ -147,11 +147,13 @@ def _barrier(found: Result) -> Iterator[Part]:
 
 def _curvature(found: Result) -> Iterator[Part]:
     names = {"top_eigenvalue": "Largest eigenvalue of the Hessian", "trace": "Trace of the Hessian"}
-    read = [(names.get(str(k), str(k)), Reading.of(v)) for k, v in found.items()]
+    read = [(names.get(str(k), str(k)), Reading.of(v)) for k, v in found.items() if isinstance(v, Mapping)]
     rows = [[name, plain(v.mean), between(v.low, v.high, plain), repeats(v)] for name, v in read if v]
     if rows:
         columns = ("Measure", "Value", "Interval", "Repeats")
-        yield Table("Curvature of the training loss at the trained network", columns, rows, frozenset({1, 2, 3}))
+        n = number(found.get("examples"))
+        on = f", on {count(n)} training examples" if n else ""
+        yield Table(f"Curvature of the training loss at the trained network{on}", columns, rows, frozenset({1, 2, 3}))
 
 
 def unsigned(x: float | None) -> str:

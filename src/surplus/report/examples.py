@@ -9,7 +9,18 @@ from surplus.report.common import bare, curve, decay, is_random, levels_of, matr
 from surplus.report.figures import Axis
 from surplus.report.parts import Figure, Heading, Key, Part, Table, Text
 from surplus.report.pictures import Pictures, feature_table
-from surplus.report.words import Reading, Result, anything, count, grid, items, mapping, number, plain, records
+from surplus.report.words import (
+    Reading,
+    Result,
+    anything,
+    count,
+    grid,
+    mapping,
+    number,
+    plain,
+    records,
+    sequence,
+)
 
 
 def examples(result: Result, pictures: Pictures) -> Iterator[Part]:
@@ -75,18 +86,19 @@ def _scores(scores: Sequence[Result]) -> Iterator[Part]:
 
 def _correlation(found: Result) -> Iterator[Part]:
     lines = grid(found.get("matrix"))
-    names = padded([str(name) for name in items(found.get("names"))], len(lines))
     if len(lines) < 2:
         return
+    names = padded(sequence(found.get("names")), max(len(lines), len(lines[0])))
+    rows, columns = names[: len(lines)], names[: len(lines[0])]
     pairs = [(v, names[i], names[j]) for i, line in enumerate(lines) for j, v in enumerate(line[:i]) if v is not None]
     least = f" The least alike are {min(pairs)[1]} and {min(pairs)[2]}, {bare(min(pairs)[0])}." if pairs else ""
     yield Figure(
         "correlation",
         "How far the scores agree",
         f"Rank correlation between {len(names)} scores.{least}",
-        figures.heat(names, names, lines, ".2f"),
-        matrix_table("Rank correlation between scores", "Score", names, names, lines, plain),
-        figures.cells_height(len(names)),
+        figures.heat(rows, columns, lines, ".2f"),
+        matrix_table("Rank correlation between scores", "Score", rows, columns, lines, plain),
+        figures.cells_height(len(rows)),
         (Key("positive", "var(--c1)", shape="square"), Key("negative", "var(--c2)", shape="square")),
         f"Rank correlation over the training examples; 1 is the same order.{least}",
     )

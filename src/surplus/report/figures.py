@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
-        "labelLimit": 120,
+        "labelLimit": 130,
         "gridColor": "var(--line)",
         "domainColor": "var(--line)",
         "tickColor": "var(--line)",
@@ -64,7 +64,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: title, d3 number format, whether it is logarithmic, and the bounds that the quantity cannot pass."""
+    """An axis: title, d3 number format, whether it is logarithmic, and the bounds that the quantity cannot pass.
+
+    A `whole` axis goes from one bound to the other, `marks` are where it is labelled.
+    """
 
     title: str
     format: str = "~g"
@@ -72,6 +75,7 @@ class Axis:
     least: float = -math.inf
     most: float = math.inf
     marks: Sequence[float] = field(default_factory=tuple)
+    whole: bool = False
 
 
 def styles(lines: Sequence[Line]) -> list[Key]:
@@ -181,7 +185,7 @@ def heat(
     strength = {
         "field": "strength",
         "type": "quantitative",
-        "scale": {"domain": [0, 1], "range": [0, 1]},
+        "scale": {"domain": [0, 1], "range": [0, 0.55]},
         "legend": None,
     }
     tooltip = [{"field": "from", "title": "row"}, {"field": "to", "title": "column"}]
@@ -193,11 +197,12 @@ def heat(
         }
     ]
     if len(columns) <= 12:
-        ink = {"condition": {"test": "datum.strength > 0.78", "value": "var(--page)"}, "value": "var(--ink)"}
         text = {"field": "value", "type": "quantitative", "format": form}
         shown = {"filter": "abs(datum.value) >= 0.005"}
         words = {"type": "text", "font": _FONT, "fontSize": 11, "tooltip": False}
-        layers.append({"mark": words, "transform": [shown], "encoding": place | {"text": text, "color": ink}})
+        layers.append(
+            {"mark": words, "transform": [shown], "encoding": place | {"text": text, "color": {"value": "var(--ink)"}}}
+        )
     return _chart(layers, values, height=cells_height(len(rows)))
 
 
@@ -258,6 +263,8 @@ def _scale(rows: Sequence[dict[str, Any]], axis: Axis) -> dict[str, Any]:
     """The range of the means and intervals, but never past what the quantity can be: wide intervals are cut there."""
     seen = [row[key] for row in rows for key in ("y", "low", "high") if row[key] is not None]
     low, high = max(min(seen, default=0.0), axis.least), min(max(seen, default=1.0), axis.most)
+    if axis.whole:
+        low, high = axis.least, axis.most
     if axis.log:
         floor = min((row["y"] for row in rows if row["y"] > 0), default=0.01)
         return {"type": "log", "domain": [max(low, floor / 3) / 1.08, high * 1.08], "nice": False, "clamp": True}
@@ -302,7 +309,7 @@ def _names(labels: Sequence[str]) -> dict[str, Any]:
         "labelExpr": f"{json.dumps(list(labels))}[datum.value]",
         "domain": False,
         "ticks": False,
-        "labelLimit": 90,
+        "labelLimit": 130,
     } | {"labelOverlap": True}
 
 

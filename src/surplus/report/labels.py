@@ -34,8 +34,9 @@ def labels(result: Result, pictures: Pictures) -> Iterator[Part]:
     found = mapping(result.get("labels"))
     wrong, rate = Reading.of(found.get("mislabeled")), Reading.of(found.get("rate"))
     if wrong:
-        part = f", {with_interval(rate, percent)} of the labels" if rate else ""
-        yield Text(f"Expected number of wrong labels: {with_interval(wrong, count)}{part}.", "lead")
+        part = f", {with_interval(rate, percent)} of the labels" if rate and wrong.mean >= 0.5 else ""
+        few = "below one half" if wrong.high is not None and wrong.high < 0.5 else with_interval(wrong, count)
+        yield Text(f"Expected number of wrong labels: {few}{part}.", "lead")
     accuracy = Reading.of(found.get("held_out_accuracy"))
     if accuracy:
         yield Text(
@@ -53,7 +54,11 @@ def _suspects(found: Result, result: Result, pictures: Pictures) -> Iterator[Par
     suspects = records(found.get("suspects"))
     if not suspects:
         return
-    gallery = pictures.gallery("Suspects, most likely first", suspects)
+    chances = [number(s.get("mislabel_probability")) or 0.0 for s in suspects]
+    if max(chances) < 0.5:
+        yield Text("No suspect is more likely wrong than right; the list shows the least sure labels all the same.")
+    likely = sum(chance >= 0.1 for chance in chances)
+    gallery = pictures.gallery("Suspects, most likely first", suspects, min(24, max(8, likely)))
     if gallery:
         yield gallery
     rows = [
@@ -90,7 +95,7 @@ def _precision(rows: Sequence[Result]) -> Iterator[Part]:
         if last[1].mean < first[1].mean
         else f"Expected precision is {percent(first[1].mean)} in the top {count(first[0])}"
         f" and {percent(last[1].mean)} in the top {count(last[0])}.",
-        figures.curves([line], x, Axis("Expected precision", "~%", least=0.0, most=1.0)),
+        figures.curves([line], x, Axis("Expected precision", "~%", least=0.0, most=1.0, whole=True)),
         Table(
             "Expected precision among the top suspects",
             ("Top", "Expected precision", "Interval"),
@@ -105,13 +110,13 @@ def _precision(rows: Sequence[Result]) -> Iterator[Part]:
 
 def _noise(matrix: Any, names: Sequence[str]) -> Iterator[Part]:
     lines = grid(matrix)
-    if not lines or not lines[0]:
+    if not lines:
         return
     if len(lines) > _MANY:
         yield from _confusions(lines, names)
         return
-    rows, columns = padded(names, len(lines)), padded(names, max(map(len, lines)))
-    off = [(v, i, j) for i, line in enumerate(lines) for j, v in enumerate(line) if i != j and v]
+    rows, columns = padded(names, len(lines)), padded(names, len(lines[0]))
+    off = [(v, i, j) for i, line in enumerate(lines) for j, v in enumerate(line) if i != j and v and v >= 0.001]
     worst = max(off, default=None)
     said = (
         f"The most frequent confusion: true {rows[worst[1]]} labelled {columns[worst[2]]}, {percent(worst[0])}."
@@ -121,7 +126,7 @@ def _noise(matrix: Any, names: Sequence[str]) -> Iterator[Part]:
     yield Figure(
         "noise",
         "Estimated label noise by class",
-        f"Matrix of {len(rows)} true classes by {len(columns)} given labels. {said or 'No confusion between classes.'}",
+        f"Matrix of {len(rows)} true classes by {len(columns)} given labels. {said or 'No confusion above 0.1%.'}",
         figures.heat(rows, columns, lines, ".0%"),
         matrix_table(
             "Probability of each given label (columns) by true class (rows)",
@@ -139,7 +144,7 @@ def _noise(matrix: Any, names: Sequence[str]) -> Iterator[Part]:
 def _confusions(lines: Sequence[Sequence[float | None]], names: Sequence[str]) -> Iterator[Part]:
     """The largest entries off the diagonal, where the matrix is too large to be looked at."""
     entries = [(v, i, j) for i, line in enumerate(lines) for j, v in enumerate(line) if i != j and v]
-    names = padded(names, max(len(lines), *map(len, lines)))
+    names = padded(names, max(len(lines), len(lines[0])))
     rows = [[names[i], names[j], percent(v)] for v, i, j in sorted(entries, reverse=True)[:20]]
     if rows:
         yield Table("The most frequent confusions", ("True class", "Label given", "Probability"), rows, frozenset({2}))
@@ -147,9 +152,7 @@ def _confusions(lines: Sequence[Sequence[float | None]], names: Sequence[str]) -
 
 def _signals(signals: Sequence[Result]) -> Iterator[Part]:
     if signals:
-        yield Table(
-            "The signals that were combined",
-            ("Signal", "Weight", "Agreement with the combination"),
-            [[anything(s.get("name")), plain(number(s.get("weight"))), bare(s.get("agreement"))] for s in signals],
-            frozenset({1, 2}),
-        )
+        rows = [[anything(s.get("name")), plain(number(s.get("weight"))), bare(s.get("agreement"))] for s in signals]
+        wide = 3 if any(number(s.get("agreement")) is not None for s in signals) else 2
+        columns = ("Signal", "Weight", "Agreement with the combination")[:wide]
+        yield Table("The signals that were combined", columns, [row[:wide] for row in rows], frozenset({1, 2}))

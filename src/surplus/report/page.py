@@ -22,7 +22,7 @@ from surplus.report.parts import Figure, Section
 from surplus.report.pictures import Pictures
 from surplus.report.sections import sections
 from surplus.report.summary import answers, opening
-from surplus.report.words import mapping, number, seconds
+from surplus.report.words import mapping, number, seconds, share
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -73,6 +73,7 @@ def render(
         title=f"Audit of {result.get('name') or 'a network'}",
         opening=opening(result),
         facts=_facts(result),
+        level=share(number(mapping(result.get("settings")).get("level")) or 0.95),
         interrupted=result.get("status") == "interrupted",
         answers=answers(result),
         sections=chapters,
@@ -116,7 +117,6 @@ def _libraries() -> str:
         from vl_convert import javascript_bundle
     except ImportError:
         raise MissingExtra("vl-convert-python", "report", "the HTML report") from None
-    names = "vegaEmbed, vegaLite, vega"
-    bundle: str = javascript_bundle(f"Object.assign(window, {{{names}}});")
+    bundle: str = javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # Neither of the two replaced texts occurs today; either would end the script or change its hash.
     return '"use strict";(function(){' + bundle.replace("\r", "").replace("</script", "<\\/script") + "\n})();"

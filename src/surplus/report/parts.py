@@ -70,7 +70,7 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
     title: str
     pictures: Sequence[Picture]
-    shown: int = 24
+    shown: int = 16
     caption: str = ""
 
 

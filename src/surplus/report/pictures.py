@@ -33,12 +33,12 @@ class Pictures:
         position = isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.classes)
         return self.classes[label] if position else anything(label)
 
-    def gallery(self, title: str, examples: Sequence[Mapping[str, Any]]) -> Gallery | None:
-        """The examples that have a thumbnail, as long as there is room on the page."""
+    def gallery(self, title: str, examples: Sequence[Mapping[str, Any]], at_once: int = 16) -> Gallery | None:
+        """The examples that have a thumbnail, as long as there is room on the page; the first `at_once` unfolded."""
         shown = [picture for example in examples if (picture := self._picture(example))]
         missing = sum(str(example.get("id")) in self.thumbnails for example in examples) - len(shown)
         caption = f"{missing} more pictures are left out to keep this page small." if missing else ""
-        return Gallery(title, shown, caption=caption) if shown else None
+        return Gallery(title, shown, at_once, caption) if shown else None
 
     def _picture(self, example: Mapping[str, Any]) -> Picture | None:
         id, label = anything(example.get("id")), self.name(example.get("label"))

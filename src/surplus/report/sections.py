@@ -38,16 +38,21 @@ def _section(
 ) -> Section:
     found = mapping(result.get(name))
     status = str(found.get("status") or ("done" if found else "left out"))
-    parts = [Text(reason, "note" if status == "done" else "warning")] if (reason := why(result, name, status)) else []
-    return Section(name, title, question, status, parts + list(build(result, pictures)))
+    parts, reason = list(build(result, pictures)), why(result, name, status)
+    if reason and status != "done":
+        parts.insert(0, Text(reason, "warning"))
+    elif reason:  # a remark on the method, which comes after the answer
+        answered = bool(parts) and isinstance(parts[0], Text) and parts[0].role == "lead"
+        parts.insert(int(answered), Text(reason))
+    return Section(name, title, question, status, parts)
 
 
 def why(result: Result, name: str, status: str) -> str:
     """The reason why a section is not whole, as far as the result tells it."""
     found = mapping(result.get(name))
-    reasons = [str(found.get("note") or "")]
-    if status != "done":
-        reasons += [str(r.get("why") or "") for r in records(result.get("left_out")) if r.get("part") == name]
+    reasons = [str(found["note"])] if found.get("note") else []
+    if status != "done" and not reasons:
+        reasons = [str(r.get("why") or "") for r in records(result.get("left_out")) if r.get("part") == name]
     told = " ".join(dict.fromkeys(sentence(reason) for reason in reasons if reason))
     if status == "done":
         return told

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from surplus.report.common import sentence
 from surplus.report.parts import Answer
 from surplus.report.words import (
     Reading,
@@ -68,81 +69,75 @@ def _labels(result: Result) -> Answer:
         return _missing(question, result, "labels")
     total = number(mapping(result.get("data")).get("train"))
     of = f" of {count(total)}" if total else ""
-    part = f" That is {with_interval(rate, percent)} of the training labels." if rate else ""
-    sentence = f"The expected number of wrong labels lies between {_ends(wrong, count)}.{part}"
-    if wrong.bounds() is None:
-        sentence = f"Its interval is unknown.{part}"
-    return Answer(question, f"About {count(round(wrong.mean))}{of}", sentence, "labels")
+    ends = between(wrong.low, wrong.high, count).replace(" to ", " and ")
+    text = f"The expected number of wrong labels lies between {ends}." if wrong.bounds() else "Its interval is unknown."
+    text += f" That is {with_interval(rate, percent)} of the training labels." if rate else ""
+    if wrong.mean < 0.5:
+        sure = wrong.high is not None and wrong.high < 0.5
+        text = "The expected number of wrong labels is below one half, with its whole interval." if sure else text
+        return Answer(question, f"Next to none{of}", text, "labels")
+    return Answer(question, f"About {count(round(wrong.mean))}{of}", text, "labels")
 
 
 def _examples(result: Result) -> Answer:
-    question, found = (
-        "What fraction of the examples can go?",
-        mapping(mapping(result.get("examples")).get("recommendation")),
-    )
-    fraction = number(found.get("fraction"))
+    question = "What fraction of the examples can go?"
+    found = mapping(mapping(result.get("examples")).get("recommendation"))
+    fraction, rule = number(found.get("fraction")), found.get("rule") or "an unnamed rule"
     if fraction is None:
-        return _missing(question, result, "examples")
+        return _missing(question, result, "examples", "recommendation")
+    if not found.get("verdict") or fraction >= 1:
+        text = f"No part of the examples was shown to do as well as all; the best candidate, by {rule}, has"
+        return Answer(question, "None, as far as shown", f"{text} {_evidence(found)}", "examples")
     kept = _kept(found.get("kept"), fraction, number(mapping(result.get("data")).get("train")))
-    if fraction >= 1:
-        return Answer(
-            question, "None, as far as shown", "No smaller fraction was shown to be without loss.", "examples"
-        )
-    rule = found.get("rule") or "the best rule"
-    how = f"the {share(fraction)}{f' ({kept} examples)' if kept else ''} that {rule} keeps"
-    if not found.get("verdict"):
-        return Answer(
-            question, "None, as far as shown", f"The best candidate was {how}: {_evidence(found)}", "examples"
-        )
-    sentence = f"Trained on {how}, the network is no worse than on all: {_evidence(found)}"
-    return Answer(question, f"{share(1 - fraction)} can go", sentence, "examples")
+    how = f"the {share(fraction)}{f' ({kept} examples)' if kept else ''} that the rule {rule} keeps"
+    text = f"Trained on {how}, the network is no worse than on all: {_evidence(found)}"
+    return Answer(question, f"{share(1 - fraction)} can go", text, "examples")
 
 
 def _weights(result: Result) -> Answer:
     question, found = "What density of weights suffices?", mapping(mapping(result.get("weights")).get("ticket"))
     density = number(found.get("density"))
     if density is None:
-        return _missing(question, result, "weights")
+        return _missing(question, result, "weights", "ticket")
+    if not found.get("verdict") or density >= 1:
+        text = f"No sparser network was shown to do as well as the dense one; the best candidate has {_evidence(found)}"
+        return Answer(question, "None below 100%, as far as shown", text, "weights")
     total = number(mapping(result.get("network")).get("prunable"))
     kept = _kept(found.get("kept"), density, total)
     accuracy = Reading.of(found.get("accuracy"))
-    reached = f" reaches {with_interval(accuracy, percent)} test accuracy" if accuracy else " was tested"
+    reached = f"reaches {with_interval(accuracy, percent)} test accuracy" if accuracy else "was tested"
     of = f" of {count(total)}" if total and kept else ""
-    sentence = f"The network with {kept or share(density)}{of} prunable weights{reached}: {_evidence(found)}"
-    shown = found.get("verdict") and density < 1
-    headline = f"{share(density)} of the weights" if shown else "None below 100%, as far as shown"
-    return Answer(question, headline, sentence, "weights")
+    text = f"The network with {kept or share(density)}{of} prunable weights {reached}: {_evidence(found)}"
+    return Answer(question, f"{share(density)} of the weights", text, "weights")
 
 
 def _smaller(result: Result) -> Answer:
-    question, found = (
-        "How much smaller and faster can it be made?",
-        mapping(mapping(result.get("weights")).get("structured")),
-    )
+    question = "How much smaller and faster can it be made?"
+    found = mapping(mapping(result.get("weights")).get("structured"))
     before, after = mapping(found.get("before")), mapping(found.get("after"))
-    sizes = number(before.get("parameters")), number(after.get("parameters"))
-    if not sizes[0] or not sizes[1]:
+    old, new = number(before.get("parameters")), number(after.get("parameters"))
+    if not old or not new:
         return _missing(question, result, "weights", "structured")
     work = times(number(before.get("macs")), number(after.get("macs")))
-    latency = mapping(mapping(result.get("timing")).get("latency"))
+    text = f"{count(old)} parameters become {count(new)}" + (f", with {work} fewer multiply-adds." if work else ".")
+    was, now = Reading.of(before.get("accuracy")), Reading.of(after.get("accuracy"))
+    if was and now:
+        text += f" Test accuracy goes from {percent(was.mean)} to {percent(now.mean)}."
+    speed, told = _speed(mapping(mapping(result.get("timing")).get("latency")))
+    return Answer(question, f"{times(old, new)} smaller{speed}", f"{text} {told}", "weights")
+
+
+def _speed(latency: Result) -> tuple[str, str]:
+    """How much faster, claimed only where the intervals of the two times lie apart."""
     old, new = Reading.of(latency.get("before_ms")), Reading.of(latency.get("after_ms"))
-    told = [
-        f"{count(sizes[0])} parameters become {count(sizes[1])}"
-        + (f", with {work} fewer multiply-adds." if work else ".")
-    ]
-    accuracy = Reading.of(before.get("accuracy")), Reading.of(after.get("accuracy"))
-    if accuracy[0] and accuracy[1]:
-        told.append(f"Test accuracy goes from {percent(accuracy[0].mean)} to {percent(accuracy[1].mean)}.")
-    headline = f"{times(*sizes)} smaller"
-    if old and new and (speed := times(old.mean, new.mean)):
-        told.append(
-            f"One batch takes {with_interval(new, milliseconds)} instead of {with_interval(old, milliseconds)}."
-        )
-        apart = old.low is not None and new.high is not None and new.high < old.low
-        headline += f", {speed} faster" if apart else ", not shown to be faster"
-    else:
-        told.append("Its speed was not measured.")
-    return Answer(question, headline, " ".join(told), "weights")
+    if not old or not new or not (factor := times(old.mean, new.mean)):
+        return "", "Its speed was not measured."
+    faster = old.low is not None and new.high is not None and new.high < old.low and factor != "1.0×"
+    slower = old.high is not None and new.low is not None and old.high < new.low and factor != "1.0×"
+    told = f"A forward pass takes {with_interval(new, milliseconds)} instead of {with_interval(old, milliseconds)}."
+    if slower:
+        return f", {times(new.mean, old.mean)} slower", told
+    return f", {factor} faster" if faster else ", not shown to be faster", told
 
 
 def _dimension(result: Result) -> Answer:
@@ -153,59 +148,43 @@ def _dimension(result: Result) -> Answer:
     if reached is None and not tried:
         return _missing(question, result, "directions", "intrinsic dimension")
     of = f" of {count(total)}" if total else ""
-    baseline = number(found.get("baseline"))
-    part = (
-        f", {share(threshold / baseline)} of the full network's {percent(baseline)}" if threshold and baseline else ""
-    )
+    goal, full = percent(threshold), number(found.get("baseline"))
+    goal += f", {share(threshold / full)} of the full network's {percent(full)}" if threshold and full else ""
     if reached is None:
-        sentence = f"No random subspace tried reaches the threshold of {percent(threshold)}{part}."
-        return Answer(question, f"More than {count(tried[-1])}{of}", sentence, "directions")
+        text = f"No random subspace tried reaches the threshold of {goal}."
+        return Answer(question, f"More than {count(tried[-1])}{of}", text, "directions")
     below = [n for n in tried if n < reached]
-    next_lower = (
-        f" The next smaller one tried, {count(below[-1])}, does not." if below else " No smaller one was tried."
-    )
-    sentence = f"Training in a random subspace of that dimension reaches {percent(threshold)}{part}.{next_lower}"
-    return Answer(question, f"About {count(reached)}{of}", sentence, "directions")
+    text = f"Training in a random subspace of that dimension reaches {goal}."
+    text += f" The next smaller one tried, {count(below[-1])}, does not." if below else " No smaller one was tried."
+    return Answer(question, f"About {count(reached)}{of}", text, "directions")
 
 
 def _twice(result: Result) -> Answer:
-    question, found = (
-        "What would twice the data give?",
-        mapping(mapping(result.get("directions")).get("learning_curve")),
-    )
-    twice, now = mapping(found.get("twice")), mapping(found.get("now"))
-    then, today = Reading.of({**twice, "mean": twice.get("error")}), number(now.get("error"))
+    question = "What would twice the data give?"
+    found = mapping(mapping(result.get("directions")).get("learning_curve"))
+    twice, today = mapping(found.get("twice")), number(mapping(found.get("now")).get("error"))
+    then, n = Reading.of({**twice, "mean": twice.get("error")}), number(twice.get("n"))
     if then is None:
         return _missing(question, result, "directions", "learning curve")
-    n = number(twice.get("n"))
-    with_n = f" with {count(n)} examples" if n else ""
-    at_now = f", against {percent(today)} now" if today is not None else ""
-    sentence = (
-        f"The fitted law predicts {with_interval(then, percent)} test error{with_n}{at_now}. This is an extrapolation"
-    )
+    text = f"The fitted law predicts {with_interval(then, percent)} test error"
+    text += f" with {count(n)} examples" if n else ""
+    text += f", against {percent(today)} now" if today is not None else ""
     unsure = today is not None and (then.high is None or then.high >= today)
-    sentence += ", and its interval does not exclude today's error." if unsure else "."
-    return Answer(
-        question,
-        f"{percent(then.mean)} error" if today is None else f"{percent(today)} → {percent(then.mean)} error",
-        sentence,
-        "directions",
-    )
+    text += ". This is an extrapolation" + (", and its interval does not exclude today's error." if unsure else ".")
+    headline = f"{percent(then.mean)} error" if today is None else f"{percent(today)} → {percent(then.mean)} error"
+    return Answer(question, headline, text, "directions")
 
 
 def _left_out(result: Result) -> Answer:
     question, left = "What was left out?", records(result.get("left_out"))
-    if not left:
-        stopped = result.get("status") == "interrupted"
-        told = (
-            "The audit was interrupted: sections without results were not reached."
-            if stopped
-            else "Every part was measured as planned."
-        )
-        return Answer(question, "What came after the interruption" if stopped else "Nothing", told, "provenance")
-    told = " ".join(f"{_what(r)}: {str(r.get('why') or 'no reason given').rstrip('.')}." for r in left[:4])
-    more = f" {len(left) - 4} more are listed under Provenance." if len(left) > 4 else ""
-    return Answer(question, plural(len(left), "thing"), told + more, "provenance")
+    if left:
+        text = " ".join(f"{_what(r)}: {str(r.get('why') or 'no reason given').rstrip('.')}." for r in left[:4])
+        text += f" {len(left) - 4} more are listed under Provenance." if len(left) > 4 else ""
+        return Answer(question, plural(len(left), "thing"), text, "provenance")
+    if result.get("status") == "interrupted":
+        text = "The audit was interrupted; sections without results were not reached."
+        return Answer(question, "What came after the interruption", text, "provenance")
+    return Answer(question, "Nothing", "Every part was measured as planned.", "provenance")
 
 
 def _what(record: Result) -> str:
@@ -214,23 +193,27 @@ def _what(record: Result) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _missing(question: str, result: Result, part: str, what: str = "") -> Answer:
+def _missing(question: str, result: Result, part: str, what: str = "answer") -> Answer:
+    """No answer, and why: the section's own reason, or that of the one thing which was left out."""
     section = mapping(result.get(part))
-    reasons = [str(r.get("why")) for r in records(result.get("left_out")) if r.get("part") == part and r.get("why")]
-    reason = str(section.get("note") or "") or (reasons[0] if reasons else "")
-    stopped = "The audit was interrupted before it got here." if result.get("status") == "interrupted" else ""
-    return Answer(
-        question, "Not measured", _ended(reason) or stopped or f"The result holds no {what or 'answer'}.", part
-    )
+    whole = not section or section.get("status") == "left out"
+    reasons = [str(section["note"])] if whole and section.get("note") else []
+    for record in records(result.get("left_out")):
+        if record.get("part") == part and (whole or what in str(record.get("what"))):
+            reasons.append(str(record.get("why") or ""))
+    if result.get("status") == "interrupted":
+        reasons.append("The audit was interrupted before it got here")
+    reasons.append(f"The result holds no {what}")
+    return Answer(question, "Not measured", sentence(next(filter(None, reasons))), part)
 
 
 def _evidence(found: Result) -> str:
     """The difference, its bound and the margin, and what follows."""
     difference, low, margin, p = (number(found.get(k)) for k in ("difference", "low", "margin", "p_value"))
     if difference is None or margin is None:
-        return "the evidence is not in the result."
+        return "no evidence in the result."
+    place = "above" if low is not None and low > -abs(margin) else "not above"
     told = f"a difference of {points(difference)}, with a lower bound of {points(low)}"
-    place = "above" if found.get("verdict") else "not above"
     return f"{told} that lies {place} the margin of −{margin_points(margin)} ({p_value(p)})."
 
 
@@ -239,11 +222,3 @@ def _kept(kept: Any, part: float, total: float | None) -> str:
     n = number(kept) if not isinstance(kept, (list, tuple)) else float(len(kept))
     n = part * total if n is None and total is not None else n
     return "" if n is None else count(round(n))
-
-
-def _ends(value: Reading, form: Any) -> str:
-    return between(value.low, value.high, form).replace(" to ", " and ")
-
-
-def _ended(text: str) -> str:
-    return text if not text or text[-1] in ".!?" else f"{text}."

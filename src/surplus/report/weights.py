@@ -63,9 +63,9 @@ def _structured(found: Result, latency: Result) -> Iterator[Part]:
         yield Text(sentence(str(found["sentence"])), "lead")
     sizes = [("Parameters", "parameters", count), ("Multiply-adds", "macs", count), ("Size on disk", "bytes", size)]
     quantities = [(name, Reading.of(before.get(key)), Reading.of(after.get(key)), form) for name, key, form in sizes]
-    quantities.append(
-        ("Latency", Reading.of(latency.get("before_ms")), Reading.of(latency.get("after_ms")), milliseconds)
-    )
+    for name, key in (("Latency", "ms"), ("Latency, 64 at once", "ms_64")):
+        old, new = Reading.of(latency.get(f"before_{key}")), Reading.of(latency.get(f"after_{key}"))
+        quantities.append((name, old, new, milliseconds))
     known = [(n, b, a, form) for n, b, a, form in quantities if b is not None and a is not None and b.mean > 0]
     if not known:
         return

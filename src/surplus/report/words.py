@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNKNOWN = "unknown"
-_LONG = 40  # of a longer list only the beginning is shown
+_LONG, _FEW = 40, 4  # of a longer list, or of more ranges of seeds, only the beginning is shown
 Format = Callable[[float | None], str]
 Result = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ def mapping(x: Any) -> Mapping[str, Any]:
 
 def items(x: Any) -> list[Any]:
     """The list itself without absent entries, or an empty one."""
-    return [item for item in x if item is not None] if isinstance(x, Sequence) and not isinstance(x, str) else []
+    return [item for item in sequence(x) if item is not None]
 
 
 def records(x: Any) -> list[Mapping[str, Any]]:
@@ -38,9 +38,17 @@ def records(x: Any) -> list[Mapping[str, Any]]:
     return [item for item in items(x) if isinstance(item, Mapping)]
 
 
+def sequence(x: Any) -> Sequence[Any]:
+    """The list itself, or an empty one."""
+    return x if isinstance(x, Sequence) and not isinstance(x, str) else []
+
+
 def grid(x: Any) -> list[list[float | None]]:
-    """A matrix, with None where an entry is unknown."""
-    return [[number(v) for v in row] for row in items(x) if isinstance(row, Sequence)]
+    """A matrix of equally long rows, with None where an entry is unknown; empty when all are."""
+    rows = [[number(v) for v in sequence(row)] for row in sequence(x)]
+    wide = max(map(len, rows), default=0)
+    known = any(v is not None for row in rows for v in row)
+    return [row + [None] * (wide - len(row)) for row in rows] if known else []
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ def percent(x: float | None) -> str:
     """A measured share: 0.971 -> 97.1%, with a digit more below one percent."""
     if x is None:
         return UNKNOWN
+    if 0 < abs(x) < 0.00005:
+        return "under 0.01%" if x > 0 else "0.0%"
     digits = 2 if 0 < abs(x) < 0.00995 else 1
     return _signs(f"{100 * x:.{digits}f}%")
 
@@ -193,7 +203,9 @@ def ranges(values: Iterable[Any]) -> str:
             groups[-1][1] = value
         else:
             groups.append([value, value])
-    return ", ".join(str(a) if a == b else f"{a}{'–' if b > a + 1 else ', '}{b}" for a, b in groups)
+    told = [str(a) if a == b else f"{a}{'–' if b > a + 1 else ', '}{b}" for a, b in groups]
+    more = sum(b - a + 1 for a, b in groups[_FEW:])
+    return ", ".join(told[:_FEW] + ([f"and {more} more"] if more else []))
 
 
 def anything(x: Any) -> str:

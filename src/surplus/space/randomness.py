@@ -27,7 +27,9 @@ def seeded(seed: int) -> Iterator[None]:
 
     For code that is not ours: a module's own initialisation, dropout inside a user's network.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = (
+        list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    )
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

@@ -72,13 +72,17 @@ class WeightSpace:
             raise InputError(f"{type(self.module).__name__} has no trainable parameter; surplus needs at least one")
         dtypes = {p.dtype for p in trainable.values()}
         if len(dtypes) > 1:
-            raise InputError(f"parameters come in several dtypes ({', '.join(map(str, dtypes))}); give them one, e.g. module.float()")
+            raise InputError(
+                f"parameters come in several dtypes ({', '.join(map(str, dtypes))}); give them one, e.g. module.float()"
+            )
         self.dtype = dtypes.pop()
         self.blocks = tuple(_blocks(self.module, trainable))
         self.size = self.blocks[-1].stop
         self._sizes = [b.size for b in self.blocks]
         self._aliases = _aliases(self.module)
-        self.batch_norms = [n for n, m in self.module.named_modules() if isinstance(m, _BATCH_NORMS) and m.running_mean is not None]
+        self.batch_norms = [
+            n for n, m in self.module.named_modules() if isinstance(m, _BATCH_NORMS) and m.running_mean is not None
+        ]
         self.has_dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.module.modules())
 
     def __repr__(self) -> str:
@@ -172,7 +176,7 @@ class WeightSpace:
         if not self.batch_norms:
             return None
         buffers = self.fresh_buffers(theta.device, None if theta.dim() == 1 else len(theta))
-        norms = [self.module.get_submodule(n) for n in self.batch_norms]
+        norms: list[Any] = [self.module.get_submodule(n) for n in self.batch_norms]
         momenta = [m.momentum for m in norms]
         try:
             for i, x in enumerate(batches):

@@ -177,12 +177,16 @@ def _test(row: Method, claim: Claim, bench: Bench[Any]) -> Measured:
 def _manifest(bench: Bench[Any]) -> dict[str, Any]:
     """Where the numbers come from; `seconds` is the time of all training, whenever it was done."""
     kind = torch.device(bench.device).type
-    chip = torch.cuda.get_device_name(bench.device) if kind == "cuda" else f"{platform.machine()}, {processors()} cores"
+    chip = (
+        torch.cuda.get_device_name(bench.device)
+        if kind == "cuda"
+        else f"{platform.machine()}, {processors()} processor(s)"
+    )
     libraries = {name: version(name) for name in ("torch", "numpy", "scipy")}
     trained = sum(entry.manifest.get("seconds", 0.0) for entry in bench.runs.values())
     return {
         "versions": {"surplus": __version__, "python": platform.python_version(), **libraries},
-        "machine": f"{platform.system()}, {chip}, {torch.get_num_threads()} torch threads",
+        "machine": f"{platform.system()}, {chip}, {torch.get_num_threads()} torch thread(s)",
         "seeds": bench.seeds,
         "seconds": round(trained, 1),
         "protocol": bench.protocol.model_dump(mode="json"),

@@ -38,7 +38,7 @@ KERNELS = ("density", "same-class density", "signed density")
 FLIPPED = Claim(
     "wrong-labels-have-the-lowest-scores",
     "Examples with wrong labels sit at the bottom of the C-score.",
-    "Jiang et al. 2021, section 4",
+    PAPER,
     "Area under the ROC curve of C for right against flipped labels (digits, 5% flips): 95% interval over seeds above"
     " 0.97. gpu: Spearman of our C on CIFAR-10 with the published scores above 0.7, by its 95% interval over examples.",
     ("smoke", "laptop", "gpu"),
@@ -46,14 +46,14 @@ FLIPPED = Claim(
 PROXY = Claim(
     "learning-speed-is-a-good-proxy",
     "The mean probability of the label over early epochs stands in for C, better than any kernel proxy.",
-    "Jiang et al. 2021, section 5",
+    PAPER,
     "Spearman of the mean probability of the label over 5 epochs with C: 95% interval over seeds above 0.7, and its"
     " excess over that of each kernel proxy above 0.",
 )
 DENSITY = Claim(
     "density-without-labels-is-a-poor-proxy",
     "How densely an example lies among all others says little of C, and nothing of its label.",
-    "Jiang et al. 2021, section 5",
+    PAPER,
     "Spearman with C of the same-class density - that of the plain density: 95% interval over seeds above 0.2; and the"
     " area under the ROC curve of the plain density for flipped labels within 0.1 of 0.5.",
 )

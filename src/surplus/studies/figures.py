@@ -80,7 +80,7 @@ def plain(rows: Sequence[Row]) -> list[Row]:
 def label(row: Row) -> str:
     """A row's name, with its share of the examples or weights where it has one."""
     share = row.get("keep", row.get("density"))
-    return row["row"] if share is None else f"{row['row']}, {share:.3g}"
+    return row["row"] if share is None else f"{row['row']}, {100 * share:.3g}%"
 
 
 def save_figure(sheet: Figure, path: Path) -> Path:

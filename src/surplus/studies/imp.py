@@ -50,7 +50,7 @@ EARLIER = Claim(
     "ticket-learns-earlier",
     "A ticket at a fifth of the weights reaches its lowest validation loss before the dense network and before the same"
     " mask on fresh weights.",
-    "Frankle & Carbin 2019, section 2, figure 3",
+    "Frankle & Carbin 2019, section 2",
     "Step of the lowest validation loss, among evaluations at equal distances: smaller than the dense network's and"
     " than the reinit's, each by a one-sided sign test over seeds at 5%. Undecided where more than half of the tickets"
     " are still improving at the last step, for then the runs are too short to tell.",
@@ -165,6 +165,8 @@ def draw(result: StudyResult) -> Any:
     curve.tick_params(labelsize=7)
     decided = [r for m in result.measured[:2] for r in m.rows if " - " in r["row"]]
     dots(conditions, decided)
+    for axes, m in zip((curve, conditions), result.measured, strict=False):
+        axes.set_title(f"{m.claim.slug}: {m.verdict}", fontsize=8, color=COLOURS[m.verdict], loc="left")
     conditions.axvline(0, color=COLOURS["undecided"], lw=0.5)
     conditions.set_xlabel(f"difference in {ACCURACY}, 2 SE either side", fontsize=7)
     return sheet

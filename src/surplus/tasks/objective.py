@@ -57,9 +57,13 @@ def _token_loss(logits: Tensor, tokens: Tensor, smoothing: float = 0.0) -> Tenso
     return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none", label_smoothing=smoothing).mean(1)
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+
 CLASSIFICATION = Objective(
     "classification",
-    lambda z, y, smoothing=0.0: F.cross_entropy(z, y, reduction="none", label_smoothing=smoothing),
+    _cross_entropy,
     lambda z, y: (z.argmax(-1) == y).float(),
     "accuracy",
     True,
@@ -85,9 +89,13 @@ LANGUAGE = Objective(
 
 def custom(loss: Loss, metric: Loss | None = None, *, higher_is_better: bool = False) -> Objective:
     """An objective from a user's own functions, each (outputs, targets) -> (B,), one number per example."""
+
+    def smoothed(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return loss(outputs, targets)
+
     return Objective(
         getattr(loss, "__name__", "custom"),
-        lambda z, y, smoothing=0.0: loss(z, y),
+        smoothed,
         metric or loss,
         getattr(metric or loss, "__name__", "metric"),
         higher_is_better if metric else False,

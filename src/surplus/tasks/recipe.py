@@ -28,7 +28,9 @@ class Duration(str):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
-        return core_schema.json_or_python_schema(json_schema=text, python_schema=text, serialization=core_schema.to_string_ser_schema())
+        return core_schema.json_or_python_schema(
+            json_schema=text, python_schema=text, serialization=core_schema.to_string_ser_schema()
+        )
 
 
 class Augment(BaseModel):

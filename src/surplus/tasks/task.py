@@ -39,7 +39,12 @@ class Network:
     def identity(self) -> dict[str, Any]:
         """What makes two networks the same: name and options, or a factory's source and structure."""
         if self.factory is None:
-            return {"name": self.name, "input_shape": list(self.input_shape), "outputs": self.outputs, "options": self.options}
+            return {
+                "name": self.name,
+                "input_shape": list(self.input_shape),
+                "outputs": self.outputs,
+                "options": self.options,
+            }
         module = self.factory()
         try:
             source = inspect.getsource(type(module))
@@ -94,16 +99,14 @@ class Task:
         """Mean and standard deviation of the training inputs: per channel for images, per column for tables."""
         x = self.train.inputs
         if self.train.kind == "image":
-            total, squares, count = 0.0, 0.0, 0
-            for part in x.split(4096):
-                part = _float(part).double()
-                total, squares = total + part.sum((0, 2, 3)), squares + part.square().sum((0, 2, 3))
-                count += part.numel() // part.shape[1]
-            mean = total / count
-            std = (squares / count - mean.square()).clamp(min=0).sqrt()
-            shape = (-1, 1, 1)
+            sums = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
+            for part in (_float(p).double() for p in x.split(4096)):
+                sums += torch.stack([part.sum((0, 2, 3)), part.square().sum((0, 2, 3))])
+            mean, square = sums / (x.numel() // x.shape[1])
+            std = (square - mean.square()).clamp(min=0).sqrt()
         else:
-            mean, std, shape = x.double().mean(0), x.double().std(0, correction=0), (-1,)
+            mean, std = x.double().mean(0), x.double().std(0, correction=0)
+        shape = (-1, 1, 1) if self.train.kind == "image" else (-1,)
         std = torch.where(std > 1e-8, std, 1.0)  # a constant column stays constant
         return mean.float().reshape(shape), std.float().reshape(shape)
 
@@ -192,7 +195,9 @@ def task_from(
         spec = Network(getattr(network, "__qualname__", type(network).__name__), factory=network)
     else:
         chosen, chosen_options = (network, options) if network else default_network(data.train)
-        spec = Network(chosen, network_input(data.train), _outputs(data.train, objective), {**chosen_options, **options})
+        spec = Network(
+            chosen, network_input(data.train), _outputs(data.train, objective), {**chosen_options, **options}
+        )
     recipe = recipe or default_recipe(spec.name, data.train)
     task = Task(name or data.name, data.train, data.test, spec, objective, recipe, data.validation, data.carved)
     _ = task.space  # builds the network and tries it: a misfit is an error now, not in training
@@ -202,7 +207,10 @@ def task_from(
 def network_input(data: Dataset) -> tuple[int, ...]:
     """What a network factory takes as `input_shape`: an input's shape, or (vocabulary, length) for text."""
     if data.kind == "text":
-        return (int(max(data.inputs.max(), data.targets.max() if data.targets.shape == data.inputs.shape else 0)) + 1, data.shape[0])
+        return (
+            int(max(data.inputs.max(), data.targets.max() if data.targets.shape == data.inputs.shape else 0)) + 1,
+            data.shape[0],
+        )
     return data.shape
 
 

@@ -23,7 +23,9 @@ class Draws:
     hole_y: Tensor
 
 
-def draw(settings: Augment, seeds: list[int], epoch: int, shape: tuple[int, ...], n: int, device: torch.device) -> Draws | None:
+def draw(
+    settings: Augment, seeds: list[int], epoch: int, shape: tuple[int, ...], n: int, device: torch.device
+) -> Draws | None:
     """The draws of one epoch; None when nothing is to be changed."""
     if settings == Augment():
         return None
@@ -34,7 +36,9 @@ def draw(settings: Augment, seeds: list[int], epoch: int, shape: tuple[int, ...]
         return torch.stack(rows).to(device)
 
     reach = 2 * settings.shift + 1
-    return Draws(of("across", reach), of("down", reach), of("mirror", 2).bool(), of("hole x", width), of("hole y", height))
+    return Draws(
+        of("across", reach), of("down", reach), of("mirror", 2).bool(), of("hole x", width), of("hole y", height)
+    )
 
 
 def augment(x: Tensor, settings: Augment, draws: Draws, index: Tensor) -> Tensor:
@@ -58,12 +62,14 @@ def augment(x: Tensor, settings: Augment, draws: Draws, index: Tensor) -> Tensor
     every = torch.arange(len(flat), device=x.device)
     if s := settings.shift:
         padded = F.pad(flat.float(), (s, s, s, s), mode="reflect").to(x.dtype)
-        windows = padded.unfold(2, h, 1).unfold(3, w, 1)                           # (K B, C, 2s+1, 2s+1, H, W), a view
+        windows = padded.unfold(2, h, 1).unfold(3, w, 1)  # (K B, C, 2s+1, 2s+1, H, W), a view
         flat = windows[every, :, pick(draws.down), pick(draws.across)]
     if settings.flip:
         flat = torch.where(pick(draws.mirrored).view(-1, 1, 1, 1), flat.flip(3), flat)
     if side := settings.cutout:
-        hole = _inside(h, pick(draws.hole_y), side).view(-1, 1, h, 1) & _inside(w, pick(draws.hole_x), side).view(-1, 1, 1, w)
+        hole = _inside(h, pick(draws.hole_y), side).view(-1, 1, h, 1) & _inside(w, pick(draws.hole_x), side).view(
+            -1, 1, 1, w
+        )
         grey = flat.float().mean((2, 3), keepdim=True).to(x.dtype)
         flat = torch.where(hole, grey, flat)
     return flat.view(k, b, c, h, w)

@@ -1,6 +1,6 @@
 """Gradients of K networks on K batches: one program for a stack of small networks, the ordinary fast path for one.
 
-    (theta (K, P), x (K, B, ...), y (K, B, ...))  ->  outputs (K, B, ...), losses (K, B), gradients (K, P)
+(theta (K, P), x (K, B, ...), y (K, B, ...))  ->  outputs (K, B, ...), losses (K, B), gradients (K, P)
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Stacked:
         theta = theta.detach().requires_grad_()
         with _arithmetic(self.recipe, theta.device):
             outputs = _full(self.task.space.apply_each(theta, x, self.buffers, train=True))
-        losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(len(theta), -1)
+        losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(
+            len(theta), -1
+        )
         (grad,) = torch.autograd.grad(losses.mean(1).sum(), theta)
         return outputs.detach(), losses.detach(), grad
 

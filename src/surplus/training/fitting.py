@@ -1,8 +1,8 @@
 """`fit`: train any number of replicas of a task, stacked in one program or spread over processes, and keep the result.
 
-    run = fit(load("digits"), seeds=range(10), record=True)
-    run.theta            # (10, P)
-    run.evaluate("test").metric.mean()
+run = fit(load("digits"), seeds=range(10), record=True)
+run.theta            # (10, P)
+run.evaluate("test").metric.mean()
 """
 
 from __future__ import annotations
@@ -96,9 +96,15 @@ def fit(
     for _ in fan_out(train_part, todo, 1 if here else jobs):
         pass
     rows = {replica: (i, row) for i, group in enumerate(groups) for row, replica in enumerate(group)}
-    run = Run(replace(task, recipe=recipe), tuple(entries), tuple(rows[k] for k in range(len(seeds))), seeds, positions, store)
+    run = Run(
+        replace(task, recipe=recipe), tuple(entries), tuple(rows[k] for k in range(len(seeds))), seeds, positions, store
+    )
     if run.diverged:
-        warnings.warn(f"training diverged (loss NaN or infinite) for seeds {run.diverged}; lower the learning rate", Diverged, stacklevel=2)
+        warnings.warn(
+            f"training diverged (loss NaN or infinite) for seeds {run.diverged}; lower the learning rate",
+            Diverged,
+            stacklevel=2,
+        )
     return run
 
 
@@ -122,7 +128,13 @@ def _save(entry: Entry, loop: Loop, theta: Tensor, began: float) -> None:
     entry.write_tensors("theta.safetensors", {"theta": theta})
     entry.write_table("history.parquet", pa.table(history_table(loop.history, loop.plan.seeds)))
     diverged = [s for s, at in zip(loop.plan.seeds, loop.diverged_at.tolist(), strict=True) if at >= 0]
-    entry.finish(diverged=diverged, steps=loop.step, seconds=round(time.time() - began, 3), finished=time.time(), torch=torch.__version__)
+    entry.finish(
+        diverged=diverged,
+        steps=loop.step,
+        seconds=round(time.time() - began, 3),
+        finished=time.time(),
+        torch=torch.__version__,
+    )
 
 
 # ---- what a run is made of ------------------------------------------------------------------------------------------
@@ -153,7 +165,11 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _coordinates(
-    task: Task, seeds: tuple[int, ...], masks: Tensor | None, start: Tensor | None, make: Callable[[Tensor, int], Reparametrisation] | None
+    task: Task,
+    seeds: tuple[int, ...],
+    masks: Tensor | None,
+    start: Tensor | None,
+    make: Callable[[Tensor, int], Reparametrisation] | None,
 ) -> tuple[Reparametrisation, ...]:
     points = task.space.init_many(seeds) if start is None else start.detach().to("cpu", task.space.dtype)
     if masks is not None:
@@ -182,7 +198,14 @@ def _positions(subsets: Sequence[Tensor] | Tensor | None, seeds: tuple[int, ...]
 
 
 def _check(
-    task: Task, recipe: Recipe, seeds: tuple[int, ...], subsets: tuple[Tensor, ...] | None, masks: Tensor | None, start: Tensor | None, device: str, record: bool
+    task: Task,
+    recipe: Recipe,
+    seeds: tuple[int, ...],
+    subsets: tuple[Tensor, ...] | None,
+    masks: Tensor | None,
+    start: Tensor | None,
+    device: str,
+    record: bool,
 ) -> None:
     p, k = task.space.size, len(seeds)
     if not k:
@@ -190,15 +213,25 @@ def _check(
     if start is not None and tuple(start.shape) != (k, p):
         raise InputError(f"start has shape {tuple(start.shape)}; {k} replicas of {p:,} weights need ({k}, {p})")
     if masks is not None and (masks.dtype != torch.bool or tuple(masks.shape) not in {(p,), (k, p)}):
-        raise InputError(f"masks have type {masks.dtype} and shape {tuple(masks.shape)}; booleans of shape ({p},) or ({k}, {p}) are expected")
+        raise InputError(
+            f"masks have type {masks.dtype} and shape {tuple(masks.shape)}; booleans of shape ({p},) or ({k}, {p}) are expected"
+        )
     if recipe.patience and task.validation is None:
-        raise InputError("early stopping (patience) needs a validation set, and the task has none; give one, or set patience=None")
+        raise InputError(
+            "early stopping (patience) needs a validation set, and the task has none; give one, or set patience=None"
+        )
     if task.objective is not CLASSIFICATION and recipe.label_smoothing:
         raise InputError(f"label smoothing is for classes; the task is {task.objective.name}")
     if task.space.batch_norms and min(len(s) for s in subsets or (range(len(task.train)),)) < 2:
         raise InputError("batch normalisation cannot train on a single example; give every replica at least two")
-    if recipe.augment != type(recipe.augment)() and task.train.kind == "image" and recipe.augment.shift >= min(task.train.shape[1:]):
-        raise InputError(f"a shift of {recipe.augment.shift} pixels does not fit images of {task.train.shape[1]}x{task.train.shape[2]}")
+    if (
+        recipe.augment != type(recipe.augment)()
+        and task.train.kind == "image"
+        and recipe.augment.shift >= min(task.train.shape[1:])
+    ):
+        raise InputError(
+            f"a shift of {recipe.augment.shift} pixels does not fit images of {task.train.shape[1]}x{task.train.shape[2]}"
+        )
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -255,7 +288,9 @@ def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
         return False
     if plan.task.space.has_dropout:
         if execution == "stacked":
-            raise InputError("a network with dropout cannot be stacked: its replicas would share one stream of masks; use execution='spread'")
+            raise InputError(
+                "a network with dropout cannot be stacked: its replicas would share one stream of masks; use execution='spread'"
+            )
         return False
     if execution == "stacked" or torch.device(plan.device).type == "cuda":
         return True
@@ -285,7 +320,9 @@ def _alone_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) 
 
 def _stack_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
     k = len(theta)
-    return _seconds(Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(k, *x.shape), y.expand(k, *y.shape), steps)
+    return _seconds(
+        Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(k, *x.shape), y.expand(k, *y.shape), steps
+    )
 
 
 def _seconds(engine: Single | Stacked, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:

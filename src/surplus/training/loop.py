@@ -72,7 +72,9 @@ class Loop:
         self.reparam = stack(plan.coordinates).to(self.device)
         self.z = self.reparam.start().to(self.device).clone()
         shaped_like_weights = self.z.shape[1] == plan.task.space.size
-        self.optimiser = OPTIMISERS[self.recipe.optimiser](self.recipe, self.z, plan.task.space.blocks if shaped_like_weights else None)
+        self.optimiser = OPTIMISERS[self.recipe.optimiser](
+            self.recipe, self.z, plan.task.space.blocks if shaped_like_weights else None
+        )
         self.step = plan.start_step
         self.history: list[Tensor] = []
         self.running = torch.zeros(len(plan.seeds), device=self.device)
@@ -106,7 +108,7 @@ class Loop:
         if epoch != self._epoch:
             self._begin_epoch(epoch)
         index = self.order[:, self._bounds[i] : self._bounds[i + 1]]
-        x, y = self.data.inputs[index], self.data.targets[index]                   # (K, B, ...)
+        x, y = self.data.inputs[index], self.data.targets[index]  # (K, B, ...)
         if self.draws is not None:
             x = augment(x, self.recipe.augment, self.draws, index)
         theta = self.reparam.to_theta(self.z)
@@ -147,7 +149,11 @@ class Loop:
             orders.append(plan.subsets[k][order] if plan.subsets else order)
         self.order = torch.stack(orders).to(self.device)
         image = self.data.kind == "image"
-        self.draws = draw(self.recipe.augment, list(plan.seeds), epoch, self.data.shape, len(self.data), self.device) if image else None
+        self.draws = (
+            draw(self.recipe.augment, list(plan.seeds), epoch, self.data.shape, len(self.data), self.device)
+            if image
+            else None
+        )
         self._epoch = epoch
 
     def _end_epoch(self, epoch: int, lr: float, step: int) -> None:
@@ -157,7 +163,11 @@ class Loop:
         lost = ~loss.isfinite() & (self.diverged_at < 0)
         self.diverged_at[lost] = step
         validation = self._validate() if self.recipe.patience else torch.full_like(loss, torch.nan)
-        self.history.append(torch.stack([torch.full_like(loss, epoch), torch.full_like(loss, step), torch.full_like(loss, lr), loss, validation]))
+        self.history.append(
+            torch.stack(
+                [torch.full_like(loss, epoch), torch.full_like(loss, step), torch.full_like(loss, lr), loss, validation]
+            )
+        )
 
     def _validate(self) -> Tensor:
         """Validation loss (K,), with the best point of each replica kept until its patience ends."""
@@ -166,7 +176,11 @@ class Loop:
         assert self.recipe.patience and self.task.validation is not None
         loss = evaluate(self.task, self.theta, self.task.validation).loss.cpu()
         if not self.best:
-            self.best = {"loss": torch.full_like(loss, torch.inf), "waited": torch.zeros(len(loss)), "theta": self.theta.clone()}
+            self.best = {
+                "loss": torch.full_like(loss, torch.inf),
+                "waited": torch.zeros(len(loss)),
+                "theta": self.theta.clone(),
+            }
         active = self.best["waited"] < self.recipe.patience
         better = active & (loss < self.best["loss"])
         self.best["theta"][better] = self.theta[better]
@@ -176,7 +190,11 @@ class Loop:
 
     def _finished(self) -> bool:
         """Every replica has diverged, or waited out its patience."""
-        stopped = self.best["waited"] >= self.recipe.patience if self.best and self.recipe.patience else torch.zeros(len(self.plan.seeds), dtype=torch.bool)
+        stopped = (
+            self.best["waited"] >= self.recipe.patience
+            if self.best and self.recipe.patience
+            else torch.zeros(len(self.plan.seeds), dtype=torch.bool)
+        )
         return bool((stopped | (self.diverged_at >= 0)).all())
 
     @property
@@ -199,13 +217,17 @@ class Loop:
         def write(name: str, content: bytes) -> None:
             self.entry.write(f"record/{name}", content)
 
-        return ExampleRecord(len(self.data), replicas=len(self.plan.seeds), reduce=self.task.objective.record, write=write)
+        return ExampleRecord(
+            len(self.data), replicas=len(self.plan.seeds), reduce=self.task.objective.record, write=write
+        )
 
     # ---- interruption ----------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
         state = {"step": torch.tensor(self.step), "z": self.z, "running": self.running, "diverged_at": self.diverged_at}
-        state |= {f"optimiser.{k}": v for k, v in self.optimiser.state.items()} | {f"best.{k}": v for k, v in self.best.items()}
+        state |= {f"optimiser.{k}": v for k, v in self.optimiser.state.items()} | {
+            f"best.{k}": v for k, v in self.best.items()
+        }
         if self.history:
             state["history"] = torch.stack(self.history)
         if self.record is not None:
@@ -245,7 +267,7 @@ HISTORY = ("epoch", "step", "lr", "loss", "validation_loss")
 
 def history_table(history: Sequence[Tensor], seeds: Sequence[int]) -> dict[str, list[float]]:
     """The history as columns, a row per epoch and replica."""
-    rows = torch.stack(list(history)) if history else torch.empty(0, len(HISTORY), len(seeds))     # (epochs, 5, K)
+    rows = torch.stack(list(history)) if history else torch.empty(0, len(HISTORY), len(seeds))  # (epochs, 5, K)
     columns = {name: rows[:, i].flatten().tolist() for i, name in enumerate(HISTORY)}
     whole = {name: [int(v) for v in columns[name]] for name in ("epoch", "step")}
     return {"seed": list(seeds) * len(rows), **columns, **whole}

@@ -1,9 +1,9 @@
 """Optimisers on flat points: z (K, d), one row per replica; every rule acts on each row alone.
 
-    SGD      b <- momentum b + g + wd z;                z <- z - lr b                    (torch's form)
-    Adam     m, v: running moments of g;                z <- z - lr m^ / (sqrt v^ + eps)  (Kingma & Ba 2015)
-    AdamW    Adam with z <- (1 - lr wd) z beside it                                       (Loshchilov & Hutter 2019)
-    Muon     z <- z - lr 0.2 sqrt(max(out, in)) msign(momentum), hidden matrices only     (Jordan 2024; Liu et al. 2025)
+SGD      b <- momentum b + g + wd z;                z <- z - lr b                    (torch's form)
+Adam     m, v: running moments of g;                z <- z - lr m^ / (sqrt v^ + eps)  (Kingma & Ba 2015)
+AdamW    Adam with z <- (1 - lr wd) z beside it                                       (Loshchilov & Hutter 2019)
+Muon     z <- z - lr 0.2 sqrt(max(out, in)) msign(momentum), hidden matrices only     (Jordan 2024; Liu et al. 2025)
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class Muon(AdamW):
         momentum = self.state["momentum"].mul_(self.recipe.momentum).add_(grad)
         direction = self.direction(grad, t)
         for block in self.matrices:
-            matrix = momentum[:, block.slice].view(len(z), block.shape[0], -1)     # (K, out, in)
-            scale = 0.2 * max(matrix.shape[1:]) ** 0.5                             # the size of AdamW's steps
+            matrix = momentum[:, block.slice].view(len(z), block.shape[0], -1)  # (K, out, in)
+            scale = 0.2 * max(matrix.shape[1:]) ** 0.5  # the size of AdamW's steps
             direction[:, block.slice] = scale * matrix_sign(matrix).flatten(1)
         z.mul_(1 - lr * self.recipe.weight_decay).add_(direction, alpha=-lr)
 
@@ -135,11 +135,11 @@ def learning_rate(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -
     warmup = recipe.warmup.steps(steps_per_epoch)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
-    share = (step - warmup) / max(total - warmup, 1)                               # in [0, 1)
+    share = (step - warmup) / max(total - warmup, 1)  # in [0, 1)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
     if recipe.schedule == "onecycle":
-        middle = (step - warmup + 0.5) / max(total - warmup, 1)                    # never exactly 0 at either end
+        middle = (step - warmup + 0.5) / max(total - warmup, 1)  # never exactly 0 at either end
         return recipe.lr * (middle / 0.3 if middle < 0.3 else (1 - middle) / 0.7)
     if recipe.schedule == "step":
         return recipe.lr * recipe.gamma ** sum(step >= m.steps(steps_per_epoch) for m in recipe.milestones)

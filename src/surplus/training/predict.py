@@ -43,14 +43,23 @@ def predict(task: Task, theta: Tensor, data: Dataset, *, batch: int = 1024, buff
         (n, ...) or (K, n, ...), float32.
     """
     if theta.dim() == 1:
-        return predict(task, theta[None], data, batch=batch, buffers=None if buffers is None else {k: v[None] for k, v in buffers.items()})[0]
+        return predict(
+            task,
+            theta[None],
+            data,
+            batch=batch,
+            buffers=None if buffers is None else {k: v[None] for k, v in buffers.items()},
+        )[0]
     task, data = task.to(theta.device), data.to(theta.device)
     with torch.no_grad():
         buffers = buffers or task.statistics(theta)
         if task.space.size <= _SMALL and len(theta) > 1:
             parts = [task.space.apply(theta, x, buffers) for x, _ in task.batches(data, batch)]
             return torch.cat(parts, dim=1).float()
-        rows = [_one(task, t, data, batch, None if buffers is None else {k: v[i] for k, v in buffers.items()}) for i, t in enumerate(theta)]
+        rows = [
+            _one(task, t, data, batch, None if buffers is None else {k: v[i] for k, v in buffers.items()})
+            for i, t in enumerate(theta)
+        ]
     return torch.stack(rows)
 
 

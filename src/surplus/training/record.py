@@ -58,7 +58,9 @@ class ExampleRecord:
             raise InputError(f"a record needs at least one example; got n = {n}")
         self.n, self.replicas, self.reduce = n, replicas, reduce
         self.folder = Path(folder) if folder is not None else None
-        self._write = write or (None if self.folder is None else lambda name, content: write_atomically(self.folder / name, content))
+        self._write = write or (
+            None if self.folder is None else lambda name, content: write_atomically(self.folder / name, content)
+        )
         self.epoch = 0
         self.closed: list[dict[str, Tensor]] = []
         """Epochs that are complete and not on disk yet."""
@@ -123,7 +125,7 @@ class ExampleRecord:
         if not self._pending:
             return
         k = self.replicas
-        index = torch.cat([i.reshape(k, -1) for i, _, _ in self._pending], dim=1)                     # (K, m)
+        index = torch.cat([i.reshape(k, -1) for i, _, _ in self._pending], dim=1)  # (K, m)
         outputs = torch.cat([o.reshape(k, i.numel() // k, *o.shape[i.dim() :]) for i, o, _ in self._pending], dim=1)
         targets = torch.cat([t.reshape(k, i.numel() // k, *t.shape[i.dim() :]) for i, _, t in self._pending], dim=1)
         self._pending, self._waiting = [], 0
@@ -136,7 +138,7 @@ class ExampleRecord:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        values = {name: torch.stack([e[name] for e in self.closed]) for name in self.closed[0]}       # (epochs, K, n)
+        values = {name: torch.stack([e[name] for e in self.closed]) for name in self.closed[0]}  # (epochs, K, n)
         seen = ~next(iter(values.values())).isnan()
         epoch, replica, example = seen.nonzero(as_tuple=True)
         columns = {

@@ -52,7 +52,9 @@ class Run:
         missing = [p.key for p in self.parts if not (p.path / name).exists()]
         if missing:
             there = sorted(int(f.stem) for f in self.parts[0].path.glob("trajectory/*.safetensors"))
-            raise InputError(f"the weights at step {step} were not kept; kept are {there or 'none'}. Train with keep=({step},)")
+            raise InputError(
+                f"the weights at step {step} were not kept; kept are {there or 'none'}. Train with keep=({step},)"
+            )
         return self._gather([p.read_tensors(name)["theta"] for p in self.parts])
 
     @cached_property
@@ -109,7 +111,11 @@ class Run:
 
 def _pad(values: Tensor, epochs: int) -> Tensor:
     missing = epochs - values.shape[1]
-    return values if not missing else torch.cat([values, values.new_full((values.shape[0], missing, values.shape[2]), torch.nan)], dim=1)
+    return (
+        values
+        if not missing
+        else torch.cat([values, values.new_full((values.shape[0], missing, values.shape[2]), torch.nan)], dim=1)
+    )
 
 
 def describe(entry: Entry) -> dict[str, Any]:

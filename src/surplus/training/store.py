@@ -127,7 +127,9 @@ class Entry:
             return None
         content = path.read_bytes()
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-            warnings.warn(f"the checkpoint {path} is damaged and was not used; the run starts again", DamagedFile, stacklevel=2)
+            warnings.warn(
+                f"the checkpoint {path} is damaged and was not used; the run starts again", DamagedFile, stacklevel=2
+            )
             return None
         return load_tensors(content[:-32])
 
@@ -191,11 +193,17 @@ class Entry:
         if not self.complete:
             return False
         if wrong := self.damage():
-            warnings.warn(f"the run {self.path} is damaged and was not used: {'; '.join(wrong)}", DamagedFile, stacklevel=2)
+            warnings.warn(
+                f"the run {self.path} is damaged and was not used: {'; '.join(wrong)}", DamagedFile, stacklevel=2
+            )
             self.clear()
             return False
         if foreign := self.foreign():
-            warnings.warn(f"the run {self.path} holds files that are not its own, which were not used: {', '.join(foreign)}", DamagedFile, stacklevel=2)
+            warnings.warn(
+                f"the run {self.path} holds files that are not its own, which were not used: {', '.join(foreign)}",
+                DamagedFile,
+                stacklevel=2,
+            )
         return True
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
@@ -239,7 +247,9 @@ class Store:
             which = "no run begins" if not found else f"{len(found)} runs begin"
             raise InputError(f"{which} with {key!r}; `surplus runs list` prints their names")
         if not found[0].complete:
-            raise InputError(f"the run {found[0].key} was interrupted and has no manifest yet; train it to its end, or clean it")
+            raise InputError(
+                f"the run {found[0].key} was interrupted and has no manifest yet; train it to its end, or clean it"
+            )
         return found[0]
 
     def clean(self, *, older: str | None = None, broken: bool = False, everything: bool = False) -> tuple[int, int]:
