@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-
 import surplus
 from surplus.audit import files
 from surplus.audit.bench import Bench, within_budget
@@ -31,7 +30,7 @@ from surplus.errors import InputError
 from surplus.examples.labels import LabelCheck
 from surplus.stats import Estimate
 from surplus.tasks import CLASSIFICATION, Task
-from surplus.training import Run, Store
+from surplus.training import Store
 
 PARTS = ("labels", "examples", "weights", "directions")
 
@@ -138,9 +137,7 @@ def _run(bench: Bench, found: Audit, progress: Callable[[str], None]) -> None:
             full = bench.fit("examples", seeds=bench.seeds("full", most), keep=())
     if plan.examples and full:
         with bench.timed("examples"):
-            part, found.kept = examples_part(
-                bench, plan.examples, full, found.scores, float(found.check.rate.mean)
-            )
+            part, found.kept = examples_part(bench, plan.examples, full, found.scores, float(found.check.rate.mean))
             found.result["examples"] |= {"status": "done", **part}
     if plan.weights and full:
         progress("weights")
@@ -180,11 +177,21 @@ def _frame(bench: Bench) -> dict[str, Any]:
         "name": task.name,
         "status": "complete",
         "data": {
-            "name": task.name, "kind": task.train.kind, "train": len(task.train), "test": len(task.test),
-            "validation": len(task.validation) if task.validation else None, "classes": list(task.train.classes),
-            "carved": task.carved, "fingerprint": task.train.fingerprint, "shape": list(task.train.shape),
+            "name": task.name,
+            "kind": task.train.kind,
+            "train": len(task.train),
+            "test": len(task.test),
+            "validation": len(task.validation) if task.validation else None,
+            "classes": list(task.train.classes),
+            "carved": task.carved,
+            "fingerprint": task.train.fingerprint,
+            "shape": list(task.train.shape),
         },
-        "network": {"name": task.network.name, "parameters": task.space.size, "prunable": int(task.space.prunable.sum())},
+        "network": {
+            "name": task.network.name,
+            "parameters": task.space.size,
+            "prunable": int(task.space.prunable.sum()),
+        },
         "recipe": task.recipe.model_dump(mode="json"),
         "settings": bench.settings.model_dump(mode="json"),
         "labels": None,
@@ -192,7 +199,7 @@ def _frame(bench: Bench) -> dict[str, Any]:
         "weights": None,
         "directions": None,
         "timing": {},
-    }  # fmt: skip
+    }
 
 
 def _close(bench: Bench, found: Audit) -> None:
@@ -205,9 +212,16 @@ def _close(bench: Bench, found: Audit) -> None:
             found.result[part]["note"] = reasons.get(part, "")
     found.result["left_out"] = bench.left_out
     found.result["provenance"] = {
-        "runs": bench.runs, "versions": _versions(), "seeds": sorted({s for r in bench.runs for s in r["seeds"]}),
-        "machine": {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads(), "device": bench.settings.device},
-    }  # fmt: skip
+        "runs": bench.runs,
+        "versions": _versions(),
+        "seeds": sorted({s for r in bench.runs for s in r["seeds"]}),
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": bench.settings.device,
+        },
+    }
     found.result["timing"] |= {
         "total_seconds": round(time.monotonic() - bench.began, 2),
         "parts": {k: round(v, 2) for k, v in bench.timing.items()},

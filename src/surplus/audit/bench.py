@@ -14,9 +14,9 @@ from torch import Tensor
 
 from surplus.audit.settings import LEAN, AuditSettings, Plan
 from surplus.space import seed_for
-from surplus.stats import Estimate
+from surplus.stats import Estimate, NonInferiority
 from surplus.tasks import Task
-from surplus.training import Run, Store, fit, processors
+from surplus.training import Run, Store, code_version, fit, processors
 from surplus.training.engine import Single
 
 
@@ -55,9 +55,13 @@ class Bench:
         for entry in run.parts:
             manifest = entry.manifest
             row = {
-                "key": entry.key, "part": part, "network": run.task.network.name, "replicas": len(manifest["spec"]["seeds"]),
-                "seeds": manifest["spec"]["seeds"], "steps": manifest["steps"],
-            }  # fmt: skip
+                "key": entry.key,
+                "part": part,
+                "network": run.task.network.name,
+                "replicas": len(manifest["spec"]["seeds"]),
+                "seeds": manifest["spec"]["seeds"],
+                "steps": manifest["steps"],
+            }
             if row not in self.runs:
                 self.runs.append(row)
         self.progress(f"{part}: {sum(r['replicas'] for r in self.runs)} networks trained")
@@ -141,9 +145,20 @@ def accuracy_summary(correct: Tensor, level: float = 0.95) -> dict[str, Any]:
     error = (seeds + correct.mean(0).var() / correct.shape[1]).sqrt()
     z = float(norm.ppf(0.5 + level / 2))
     return {
-        "mean": number(mean), "low": number((mean - z * error).clamp(min=0)), "high": number((mean + z * error).clamp(max=1)),
-        "stderr": number(error), "repeats": len(correct),
-    }  # fmt: skip
+        "mean": number(mean),
+        "low": number((mean - z * error).clamp(min=0)),
+        "high": number((mean + z * error).clamp(max=1)),
+        "stderr": number(error),
+        "repeats": len(correct),
+    }
+
+
+def change(test: NonInferiority) -> str:
+    """What a non-inferiority test says, in words."""
+    difference, low, margin = (100 * v for v in (test.difference, test.low, test.margin))
+    sure = "is excluded" if test.verdict else "cannot be excluded"
+    text = f"test accuracy changes by {difference:+.2f} points, and a loss of more than {margin:g} "
+    return f"{text}{'point' if margin == 1 else 'points'} {sure} (lower bound {low:+.2f})".replace("-", "\u2212")
 
 
 def number(value: Any) -> float | None:
@@ -155,10 +170,22 @@ def number(value: Any) -> float | None:
 def within_budget(bench: Bench) -> Plan:
     """The plan cut down to the budget: at least 40% for the ensemble, the other parts as far as they fit, in order.
 
-    A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble.
+    A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble. Cost and
+    time left are those of the first attempt: an audit that is run again goes on by the same plan.
     """
-    bench.measure_cost()
-    plan, rest = bench.plan, 0.6 * bench.left
+    spec = {
+        "of": "cost of a full run",
+        "task": bench.task.identity,
+        "recipe": bench.task.recipe.model_dump(mode="json"),
+        "settings": bench.settings.model_dump(mode="json"),
+        "processors": processors(),
+        "version": code_version("audit", "training"),
+    }
+    found = bench.store.cached(
+        spec, lambda: {"cost": torch.tensor(bench.measure_cost()), "left": torch.tensor(bench.left)}
+    )
+    bench.cost, left = float(found["cost"]), float(found["left"])
+    plan, rest = bench.plan, 0.6 * left
     chosen: dict[str, Any] = {}
     for name, lean in LEAN.items():
         seconds = {p: 1.2 * bench.wall(p.full_runs) for p in (getattr(plan, name), lean)}
@@ -168,4 +195,4 @@ def within_budget(bench: Bench) -> Plan:
         else:
             why = f"the least of it takes about {seconds[lean]:.0f} s, which the budget does not leave"
             bench.skip(name, "the whole part", why)
-    return replace(plan, **chosen, ensemble_seconds=0.4 * bench.left + rest)
+    return replace(plan, **chosen, ensemble_seconds=0.4 * left + rest)

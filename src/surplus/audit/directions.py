@@ -16,7 +16,7 @@ from surplus.space import generator
 from surplus.stats import Estimate
 from surplus.tasks import Task
 from surplus.theory import fit_law
-from surplus.training import Run, evaluate
+from surplus.training import Run, code_version, evaluate
 
 
 def directions_part(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
@@ -43,9 +43,12 @@ def _dimension(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
     baseline = float(full.evaluate("test").metric.mean())
     found = intrinsic_dimension(performance, grid, baseline, search="grid")
     return {
-        "dimension": found.dimension, "threshold": found.threshold, "baseline": baseline, "parameters": task.space.size,
+        "dimension": found.dimension,
+        "threshold": found.threshold,
+        "baseline": baseline,
+        "parameters": task.space.size,
         "points": [{"dimension": d, "accuracy": _clipped(e)} for d, e in found.points.items()],
-    }  # fmt: skip
+    }
 
 
 class _Subspace:
@@ -86,7 +89,9 @@ def _curvature(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
         "runs": full.keys,
         "examples": plan.hessian_examples,
         "probes": plan.hessian_probes,
+        "networks": plan.seeds,
         "seed": bench.settings.seed,
+        "version": code_version("space", "landscape", "audit"),
     }
 
     def compute() -> dict[str, Tensor]:
@@ -104,9 +109,15 @@ def _curvature(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
     mean, error = (float(v) for v in found["trace"])
     return {
         "top_eigenvalue": summary(found["tops"], bench.settings.level),
-        "trace": {"mean": mean, "low": mean - 1.96 * error, "high": mean + 1.96 * error, "stderr": error, "repeats": plan.hessian_probes},
+        "trace": {
+            "mean": mean,
+            "low": mean - 1.96 * error,
+            "high": mean + 1.96 * error,
+            "stderr": error,
+            "repeats": plan.hessian_probes,
+        },
         "examples": len(rows),
-    }  # fmt: skip
+    }
 
 
 def _barrier(bench: Bench, full: Run) -> dict[str, Any]:
@@ -126,16 +137,22 @@ def _barrier(bench: Bench, full: Run) -> dict[str, Any]:
             "at": lines[0].at,
         }
 
-    found = bench.store.cached(
-        {"of": "barrier", "runs": full.keys, "pairs": [list(p) for p in pairs], "test": task.test.fingerprint}, compute
-    )
+    spec = {
+        "of": "barrier",
+        "runs": full.keys,
+        "pairs": [list(p) for p in pairs],
+        "test": task.test.fingerprint,
+        "version": code_version("space", "landscape", "audit"),
+    }
+    found = bench.store.cached(spec, compute)
     errors, losses, at = found["errors"], found["losses"], found["at"]
     height = [(v - (v[:, :1] + v[:, -1:]) / 2).amax(1) for v in (errors, losses)]
     mean = [v.mean(0) for v in (errors, losses)]
     return {
-        "error": summary(height[0], bench.settings.level), "loss": summary(height[1], bench.settings.level),
+        "error": summary(height[0], bench.settings.level),
+        "loss": summary(height[1], bench.settings.level),
         "curve": [{"at": number(a), "error": number(e), "loss": number(v)} for a, e, v in zip(at, *mean, strict=True)],
-    }  # fmt: skip
+    }
 
 
 def _learning_curve(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
@@ -189,6 +206,8 @@ def _law(sizes: list[int], errors: Tensor, bench: Bench) -> dict[str, Any]:
         for k, v in fit.parameters.items()
     }
     return {
-        "law": {"form": "power-offset", "parameters": parameters}, "twice": {"n": 2 * sizes[-1], "error": value, "low": low_, "high": high_},
-        "now": {"n": sizes[-1], "error": today}, "sentence": sentence,
-    }  # fmt: skip
+        "law": {"form": "power-offset", "parameters": parameters},
+        "twice": {"n": 2 * sizes[-1], "error": value, "low": low_, "high": high_},
+        "now": {"n": sizes[-1], "error": today},
+        "sentence": sentence,
+    }

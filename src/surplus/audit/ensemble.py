@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from surplus.examples.labels import LabelCheck, check_labels
 from surplus.examples.subsets import balanced_subsets
 from surplus.stats import Estimate
 from surplus.tasks import Task
-from surplus.training import Run, processors
+from surplus.training import Run, code_version, processors
 
 _READER = 0.5
 """Networks trained on less than this share read labels too badly to judge them."""
@@ -53,7 +54,7 @@ class Ensemble:
         return {k: torch.cat([r.record[k] for r in self.runs]) for k in self.runs[0].record}
 
     def evidence(self) -> dict[str, Any]:
-        """What the example scores ask for, by name. `hits` are probabilities of the label: a success count's expectation."""
+        """What the example scores ask for, by name. `hits` are probabilities of the label: what counts estimate."""
         labels = self.task.train.targets
         p = self.outputs.softmax(-1)
         own = p.gather(2, labels.expand(len(p), -1).unsqueeze(-1)).squeeze(-1)
@@ -97,9 +98,9 @@ def train_ensemble(bench: Bench) -> Ensemble:
 
 def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None:
     """Rounds of one run per processor until no further one would end in time; once 40% is spent, cleaned ones."""
-    size, began, rounds, plain = max(2, processors()), bench.left, 0, 0
+    size, spent, rounds, plain = max(2, processors()), 0.0, 0, 0
     while rounds < _MOST_ROUNDS:
-        spent = began - bench.left
+        began = time.monotonic()
         if rounds and spent * (rounds + 1.1) / rounds > bench.plan.ensemble_seconds:
             break
         if not plain and spent > 0.4 * bench.plan.ensemble_seconds and ensemble.check().rate.mean > _CLEAN_ABOVE:
@@ -108,7 +109,14 @@ def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None
             _add_cleaned(bench, ensemble, (rounds - plain) * size, size)
         else:
             _add(bench, ensemble, 0.5, rounds * size, size, keep)
+        spent += _seconds(bench, (ensemble.cleaned or ensemble.runs)[-1], time.monotonic() - began)
         rounds += 1
+
+
+def _seconds(bench: Bench, run: Run, seconds: float) -> float:
+    """What a round took when it was first trained: an audit that is run again counts the same and goes the same way."""
+    spec = {"of": "seconds of a round", "runs": run.keys}
+    return float(bench.store.cached(spec, lambda: {"seconds": torch.tensor(seconds)})["seconds"])
 
 
 def _add(bench: Bench, ensemble: Ensemble, share: float, first: int, count: int, keep: tuple[int, ...]) -> None:
@@ -157,6 +165,7 @@ def grand_scores(bench: Bench, ensemble: Ensemble) -> Estimate:
         e = grand(task.space, thetas, task.prepare(task.train.inputs), task.train.targets, task.statistics(thetas))
         return {"mean": e.mean, "stderr": e.stderr}
 
-    spec = {"of": "grand", "runs": run.keys, "step": step, "count": count}
+    version = code_version("space", "examples")
+    spec = {"of": "grand", "runs": run.keys, "step": step, "count": count, "version": version}
     found = bench.store.cached(spec, compute)
     return Estimate(found["mean"], found["stderr"], count)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surplus.audit.bench import Bench, accuracy_summary, number
+from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.ensemble import Ensemble
 from surplus.audit.settings import ExamplesPlan
 from surplus.errors import InputError
 from surplus.examples import hardness, reliability, select
 from surplus.registry import find
 from surplus.space import generator
-from surplus.stats import Estimate, holm, non_inferior_over_both, rank_correlation
+from surplus.stats import Estimate, NonInferiority, holm, non_inferior_over_both, rank_correlation
 from surplus.training import Run
 
 _SCORE = "el2n"
@@ -39,10 +39,16 @@ def scores_table(bench: Bench, ensemble: Ensemble, scores: Mapping[str, Estimate
     rows = []
     for name, estimate in scores.items():
         found = find("example score", name)
-        rows.append({
-            "name": name, "paper": found.paper, "high": found.traits.get("high", ""), "mean": number(estimate.mean.nanmean()),
-            "reliability": _reliability(name, evidence), "repeats": int(torch.as_tensor(estimate.repeats).max()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "paper": found.paper,
+                "high": found.traits.get("high", ""),
+                "mean": number(estimate.mean.nanmean()),
+                "reliability": _reliability(name, evidence),
+                "repeats": int(torch.as_tensor(estimate.repeats).max()),
+            }
+        )
     order = bench.task.train
     shown = [int(i) for i in scores[_SCORE].mean.nan_to_num(0).argsort(descending=True, stable=True)]
     listed = [{"id": order.ids[i].item(), "label": order.classes[int(order.targets[i])]} for i in shown]
@@ -92,7 +98,9 @@ def _subsets(
     """One subset per seed: a rule without chance gives every seed the same, random draws one for each."""
     rule, fraction = arm
     keep = max(2, round(fraction * len(hard)))
-    options: dict[str, Any] = {"beta": wrong} if rule == "ccs" else {}  # coverage drops as many of the hardest as labels look wrong
+    options: dict[str, Any] = (
+        {"beta": wrong} if rule == "ccs" else {}
+    )  # coverage drops as many of the hardest as labels look wrong
     made = []
     for seed in seeds:
         chance = generator(seed if rule == "random" else bench.settings.seed, "subset", rule, fraction)
@@ -115,37 +123,40 @@ def _recommend(
     margin, level = bench.settings.margin, bench.settings.level
     best: tuple[str, float] | None = None
     rules = (*plan.rules, "random")
-    tests: dict[tuple[str, float], Any] = {}
+    tests: dict[tuple[str, float], NonInferiority] = {}
+    p_values: dict[tuple[str, float], float] = {}
     for fraction in plan.fractions:
-        for rule in rules:
-            tests[rule, fraction] = non_inferior_over_both(results[rule, fraction], reference, margin, level)
-        adjusted = holm([tests[rule, fraction].p_value for rule in rules])
-        passing = [r for r, p in zip(rules, adjusted, strict=True) if p < 1 - level]
+        arms = [(rule, fraction) for rule in rules]
+        tests |= {arm: non_inferior_over_both(results[arm], reference, margin, level) for arm in arms}
+        p_values |= dict(zip(arms, holm([tests[arm].p_value for arm in arms]).tolist(), strict=True))
+        passing = [arm for arm in arms if p_values[arm] < 1 - level]
         if not passing:
             break
-        best = max(((r, fraction) for r in passing), key=lambda arm: float(results[arm].mean()))
+        best = max(passing, key=lambda arm: float(results[arm].mean()))
     n = len(bench.task.train)
+    arm = best or max(((rule, plan.fractions[0]) for rule in rules), key=lambda arm: tests[arm].low)
+    kept = Kept(subsets[arm][0] if best else torch.ones(n, dtype=torch.bool), best is not None)
+    words = change(replace(tests[arm], verdict=best is not None))
+    told = f"Keep {arm[1]:.0%} of the examples by {arm[0]}: {words}."
     if best is None:
-        first = max(((r, plan.fractions[0]) for r in rules), key=lambda arm: tests[arm].low)
-        t = tests[first]
-        sentence = (
-            f"No tested subset is shown to match all data: keeping {first[1]:.0%} by {first[0]} changes test accuracy by"
-            f" {100 * t.difference:+.2f} points, and the test cannot exclude a loss of more than {100 * margin:g} (lower bound {100 * t.low:+.2f})."
-        )
-        return _verdict(t, first, n, n, sentence, False), Kept(torch.ones(n, dtype=torch.bool), False)
-    t, kept = tests[best], subsets[best][0]
-    sentence = (
-        f"Keep {best[1]:.0%} of the examples by {best[0]}: test accuracy changes by {100 * t.difference:+.2f} points,"
-        f" and a loss of more than {100 * margin:g} is excluded (lower bound {100 * t.low:+.2f})."
-    )
-    return _verdict(t, best, int(kept.sum()), n, sentence, True), Kept(kept, True)
+        told = f"No tested subset is shown to match all data: keeping {arm[1]:.0%} by {arm[0]}, {words}."
+    return _verdict(tests[arm], p_values[arm], arm, kept, told), kept
 
 
-def _verdict(test: Any, arm: tuple[str, float], kept: int, n: int, sentence: str, verdict: bool) -> dict[str, Any]:
+def _verdict(test: NonInferiority, p_value: float, arm: tuple[str, float], kept: Kept, sentence: str) -> dict[str, Any]:
     return {
-        "fraction": arm[1] if verdict else 1.0, "rule": arm[0], "kept": kept, "of": n, "difference": number(test.difference),
-        "low": number(test.low), "margin": test.margin, "p_value": number(test.p_value), "verdict": verdict, "sentence": sentence,
-    }  # fmt: skip
+        "fraction": arm[1] if kept.found else 1.0,
+        "tried": arm[1],
+        "rule": arm[0],
+        "kept": int(kept.keep.sum()),
+        "of": len(kept.keep),
+        "difference": number(test.difference),
+        "low": number(test.low),
+        "margin": test.margin,
+        "p_value": number(p_value),
+        "verdict": kept.found,
+        "sentence": sentence,
+    }
 
 
 def _point(fraction: float, correct: Tensor, bench: Bench) -> dict[str, Any]:

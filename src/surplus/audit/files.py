@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _OURS:
         (folder / name).unlink(missing_ok=True)
+        for half_written in folder.glob(f".{name}.*.tmp"):
+            half_written.unlink(missing_ok=True)
+    for name in ("config.json", "weights.safetensors"):
+        (folder / "smaller-model" / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or it holds what is not ours
+        (folder / "smaller-model").rmdir()
 
 
 def write_json(folder: Path, result: Mapping[str, Any]) -> None:

@@ -23,25 +23,36 @@ def labels_part(bench: Bench, ensemble: Ensemble, check: LabelCheck) -> dict[str
         "status": "done",
         "note": _note(ensemble),
         "held_out_accuracy": _held_out_accuracy(ensemble),
-        "mislabeled": {"mean": expected, "low": spread[0], "high": spread[1], "stderr": None, "repeats": _readers(ensemble)},
+        "mislabeled": {
+            "mean": expected,
+            "low": spread[0],
+            "high": spread[1],
+            "stderr": None,
+            "repeats": _readers(ensemble),
+        },
         "rate": {
-            "mean": number(check.probability.mean()), "low": spread[0] / len(data), "high": spread[1] / len(data),
-            "stderr": None, "repeats": _readers(ensemble),
+            "mean": number(check.probability.mean()),
+            "low": spread[0] / len(data),
+            "high": spread[1] / len(data),
+            "stderr": None,
+            "repeats": _readers(ensemble),
         },
         "precision": [_precision(check, k) for k in _tops(expected, len(data))],
         "noise_matrix": [[number(v) for v in row] for row in check.transition],
         "signals": [{"name": k, "weight": number(w)} for k, w in check.weights.items()],
         "suspects": [suspect(bench, check, int(i)) for i in ranking[:_LISTED]],
-    }  # fmt: skip
+    }
 
 
 def suspect(bench: Bench, check: LabelCheck, i: int) -> dict[str, Any]:
     """One row of the list: id, label, suggested label, probability."""
     data = bench.task.train
     return {
-        "id": data.ids[i].item(), "label": data.classes[int(data.targets[i])], "suggested": data.classes[int(check.suggested[i])],
+        "id": data.ids[i].item(),
+        "label": data.classes[int(data.targets[i])],
+        "suggested": data.classes[int(check.suggested[i])],
         "mislabel_probability": round(float(check.probability[i]), 6),
-    }  # fmt: skip
+    }
 
 
 def _tops(expected: float, n: int) -> list[int]:
@@ -75,7 +86,7 @@ def _readers(ensemble: Ensemble) -> int:
 
 def _note(ensemble: Ensemble) -> str:
     plain, cleaned = len(torch.cat(ensemble.shares)), sum(len(r) for r in ensemble.cleaned)
-    text = f"{plain} networks trained on random shares of the data; each example is read only by networks that never saw it"
+    text = f"{plain} networks trained on random shares of the data; each reads only examples that it never saw"
     return text + (
         f", in the end by {cleaned} more that were trained without the first ones' suspects." if cleaned else "."
     )

@@ -1,4 +1,4 @@
-"""Part 3 of an audit: which weights can go. Iterative pruning beside its rivals, the ticket, and the smaller network."""
+"""Part 3 of an audit: which weights can go. Iterative pruning beside its rivals, the ticket, the smaller network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surplus.audit.bench import Bench, accuracy_summary, number
+from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.settings import WeightsPlan
 from surplus.errors import InputError, MissingExtra
 from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, snip
@@ -123,23 +123,26 @@ def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]
     ticket = Ticket(
         passed.masks[best], passed.start[best], passed.run.theta[best], passed.density, passed.run.seeds[best]
     )
-    margin = 100 * bench.settings.margin
     if found:
-        sentence = (
-            f"{passed.density:.1%} of the prunable weights suffice: test accuracy changes by {100 * test.difference:+.2f} points"
-            f" against the dense networks, and a loss of more than {margin:g} is excluded (lower bound {100 * test.low:+.2f})."
-        )
+        sentence = f"{passed.density:.1%} of the prunable weights suffice: {change(test)}."
     else:
         sentence = (
-            f"No pruned level is shown to match: at {levels[1].density:.0%} density the difference is {100 * test.difference:+.2f} points"
-            f" and a loss of more than {margin:g} cannot be excluded (lower bound {100 * test.low:+.2f}). The ticket file holds the dense network."
+            f"No pruned level is shown to match: at {levels[1].density:.0%} density, {change(test)}."
+            " The ticket file holds the dense network."
         )
     correct = passed.run.evaluate("test").per_example
     return ticket, {
-        "density": passed.density, "kept": int(ticket.mask[bench.task.space.prunable].sum()), "accuracy": accuracy_summary(correct, bench.settings.level),
-        "difference": number(test.difference), "low": number(test.low), "margin": bench.settings.margin, "p_value": number(test.p_value),
-        "verdict": found, "file": "ticket.safetensors", "sentence": sentence,
-    }  # fmt: skip
+        "density": passed.density,
+        "kept": int(ticket.mask[bench.task.space.prunable].sum()),
+        "accuracy": accuracy_summary(correct, bench.settings.level),
+        "difference": number(test.difference),
+        "low": number(test.low),
+        "margin": bench.settings.margin,
+        "p_value": number(test.p_value),
+        "verdict": found,
+        "file": "ticket.safetensors",
+        "sentence": sentence,
+    }
 
 
 # ---- really smaller -------------------------------------------------------------------------------------------------
@@ -170,12 +173,15 @@ def _smaller(bench: Bench, dense: Run, result: dict[str, Any]) -> Smaller | None
         for c, a in zip((before, after), accuracy, strict=True)
     ]
     result["structured"] = {
-        "before": rows[0], "after": rows[1], "file": "smaller-model",
+        "before": rows[0],
+        "after": rows[1],
+        "file": "smaller-model",
         "sentence": (
-            f"Half of the channels: {before.parameters / after.parameters:.1f} times fewer parameters, {before.macs / after.macs:.1f} times fewer"
-            f" multiply-adds; test accuracy {rows[0]['accuracy']['mean']:.1%} before, {rows[1]['accuracy']['mean']:.1%} after fine-tuning."
+            f"Half of the channels: {before.parameters / after.parameters:.1f} times fewer parameters,"
+            f" {before.macs / after.macs:.1f} times fewer multiply-adds; test accuracy"
+            f" {rows[0]['accuracy']['mean']:.1%} before, {rows[1]['accuracy']['mean']:.1%} after fine-tuning."
         ),
-    }  # fmt: skip
+    }
     return Smaller(trained, None)
 
 
@@ -209,6 +215,10 @@ def latencies(bench: Bench, dense: nn.Module, small: nn.Module) -> dict[str, Any
             e = latency(module, x, batch)
             low, high = e.interval()
             rows[f"{name}_ms" if batch == 1 else f"{name}_ms_{batch}"] = {
-                "mean": 1000 * float(e.mean), "low": 1000 * float(low), "high": 1000 * float(high), "stderr": 1000 * float(e.stderr), "repeats": 30
-            }  # fmt: skip
+                "mean": 1000 * float(e.mean),
+                "low": 1000 * float(low),
+                "high": 1000 * float(high),
+                "stderr": 1000 * float(e.stderr),
+                "repeats": 30,
+            }
     return rows

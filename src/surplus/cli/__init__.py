@@ -51,10 +51,10 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        complain(f"surplus: {error}. See surplus --help", markup=False)
+        complain(f"surplus: {_one_paragraph(error).rstrip('.')}. See surplus --help", markup=False)
         return 2
     except InputError as error:
-        complain(f"surplus: {error}", markup=False)
+        complain(f"surplus: {_one_paragraph(error)}", markup=False)
         return 2
     except KeyboardInterrupt:
         complain("surplus: interrupted; run the same command again to go on where it stopped", markup=False)
@@ -68,6 +68,10 @@ def run(arguments: list[str]) -> int:
             f"surplus: unexpected {type(error).__name__}: {error}. Set SURPLUS_DEBUG=1 for the traceback", markup=False
         )
         return 1
+
+
+def _one_paragraph(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @app.command
@@ -87,7 +91,6 @@ def audit(
     """Audit a data set and a network: wrong labels, needless examples, needless weights, used directions.
 
     Examples:
-
         surplus audit
         surplus audit mnist/ --budget 2m --out mnist-audit
         surplus audit table.csv --labels species --network mlp:widths=64-64
@@ -104,7 +107,7 @@ def audit(
         margin: the largest loss of accuracy that counts as none.
         seed: from which all seeds are derived.
     """
-    from surplus.errors import check_folder, settings_from
+    from surplus.errors import check_device, check_folder, settings_from
 
     if out is not None:
         check_folder(out)
@@ -112,17 +115,19 @@ def audit(
 
     from surplus.audit import AuditSettings, seconds
     from surplus.audit import audit as run_audit
-    from surplus.tasks import load, parse_network, parse_recipe
+    from surplus.tasks import load, parse_recipe
+    from surplus.training import Store
 
-    seconds_ = seconds(budget) if budget else None
+    check_folder(Store().folder, "SURPLUS_HOME")
+    check_device(device)
+    seconds_ = None if budget is None else seconds(budget)
     try:
         settings = AuditSettings(budget=seconds_, device=device, margin=margin, seed=seed)
     except ValidationError as error:
         raise settings_from(error) from None
     say = Console(stderr=True, highlight=False)
     with say.status("reading the data") as status:
-        name, options = parse_network(network)
-        task = load(source, name, labels=labels, ids=ids, **options)
+        task = load(source, network, labels=labels, ids=ids)
         task = task.with_recipe(**parse_recipe(recipe)) if recipe else task
         folder = out or Path("surplus-audit") / task.name
         check_folder(folder)
@@ -159,8 +164,9 @@ def _summary(found: Audit, folder: Path) -> None:
     for part, sentence in sentences(result):
         table.add_row(part, sentence)
     out.print(table)
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
     out.print(
-        f"\nReport: {folder / 'index.html'}\nFiles:  {', '.join(sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')))}",
+        f"\nReport: {folder / 'index.html'}\nFiles:  {', '.join(names)}",
         markup=False,
     )
 
@@ -173,7 +179,8 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "Labels",
-                f"about {m['mean']:.0f} of {result['data']['train']:,} look wrong (95% interval {m['low']:.0f} to {m['high']:.0f})",
+                f"about {m['mean']:.0f} of {result['data']['train']:,} look wrong"
+                f" (95% interval {m['low']:.0f} to {m['high']:.0f})",
             )
         )
     if recommendation := result["examples"].get("recommendation"):
@@ -197,7 +204,6 @@ def list_(kind: str | None = None) -> None:
     """Print the catalogue: every method with its kind and paper.
 
     Examples:
-
         surplus list
         surplus list tasks
         surplus list "example score"
@@ -262,7 +268,6 @@ def runs_clean(
     """Delete kept runs.
 
     Examples:
-
         surplus runs clean --broken
         surplus runs clean --older 30d
 
@@ -294,7 +299,6 @@ def study_run(
     """Re-measure one paper's claims and print a verdict for each.
 
     Examples:
-
         surplus study run el2n-grand --scale laptop
 
     Args:
@@ -303,10 +307,11 @@ def study_run(
         out: folder for the result and its figure.
         device: cpu, cuda or mps.
     """
-    from surplus.errors import check_folder
+    from surplus.errors import check_device, check_folder
     from surplus.studies import run_study
 
     check_folder(out)
+    check_device(device)
     result = run_study(slug, scale, out=out, device=device)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("verdict", "claim", "criterion"):

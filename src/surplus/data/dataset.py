@@ -235,6 +235,8 @@ def _channels_first(x: Tensor, name: str) -> Tensor:
         return (x.to(torch.uint8) * 255).contiguous()
     if x.is_floating_point():
         return _unit(x.float()).contiguous()
+    if x.dtype == torch.uint8:
+        return x.contiguous()
     low, high = int(x.min()), int(x.max())
     if low < 0 or high > 255:
         raise InputError(

@@ -199,7 +199,7 @@ def _csv(path: Path) -> dict[str, Columns]:
 def _npz(path: Path) -> dict[str, Columns]:
     """All arrays of a file; names such as x_train, y_test or val_labels tell the split."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             columns = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         why = "it holds Python objects, which surplus never unpickles" if "pickle" in str(error).lower() else str(error)

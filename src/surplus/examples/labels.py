@@ -106,7 +106,8 @@ def check_labels(
     never = trained_on.all(0).nonzero().squeeze(1)
     if len(never):
         raise InputError(
-            f"{len(never)} examples were in every training set (the first is {int(never[0])}); each must be held out by one network at least"
+            f"{len(never)} examples were in every training set (the first is {int(never[0])});"
+            " each must be held out by one network at least"
         )
     log_p = held_out_log_probabilities(outputs, trained_on)
     probability, rate, transition = _from_statistic(log_p, labels, seed)
@@ -129,7 +130,7 @@ def noise_matrix(log_p: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
 
     (n, C), (n,), (n,) -> (C, C), rows = true class. A little of the even matrix is mixed in, so that no row is empty.
     """
-    n, classes = log_p.shape
+    classes = log_p.shape[1]
     given = torch.nn.functional.one_hot(labels, classes).to(log_p.dtype)
     other = log_p.scatter(1, labels.unsqueeze(1), -torch.inf).softmax(1)
     true = (1 - wrong).unsqueeze(1) * given + wrong.unsqueeze(1) * other  # (n, C) posterior of the true class
@@ -138,7 +139,10 @@ def noise_matrix(log_p: Tensor, labels: Tensor, wrong: Tensor) -> Tensor:
 
 
 def _from_statistic(log_p: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """P(wrong | s), the share pi with its standard error, and the noise matrix; two rounds, the second with planted labels drawn from the first."""
+    """P(wrong | s), the share pi with its standard error, and the noise matrix.
+
+    Two rounds: the second plants labels by the noise matrix that the first found.
+    """
     observed = label_statistic(log_p, labels)
     wrong = (log_p.argmax(1) != labels).to(log_p.dtype)
     pi = torch.zeros(2)
@@ -182,8 +186,10 @@ def _mixture(observed: Tensor, planted: Tensor) -> tuple[Tensor, Tensor]:
     odds = torch.from_numpy(share.predict(centre))  # f1 / (f + f1), falling in s
     ratio = odds / (1 - odds).clamp(min=1e-9)  # f1 / f per bin
     below, below1 = f.cumsum(0) * len(observed), f1.cumsum(0)
-    firm = below1 > 0.2                                         # pi from everything below a margin, F(s) / F1(s)
-    pi, at = ((below[firm] + 0.5) / (len(observed) * below1[firm])).clamp(max=1.0).min(0)  # half an example: none seen is not none
+    firm = below1 > 0.2  # pi from everything below a margin, F(s) / F1(s)
+    pi, at = (
+        ((below[firm] + 0.5) / (len(observed) * below1[firm])).clamp(max=1.0).min(0)
+    )  # half an example: none seen is not none
     error = (below[firm][at] + 1).sqrt() / (len(observed) * below1[firm][at])
     middle = ((edges[1:] + edges[:-1]) / 2).numpy()
     smooth = np.interp(observed.double().numpy(), middle, ratio.log().clamp(min=-30).numpy())
@@ -198,7 +204,7 @@ def _shares(values: Tensor, edges: Tensor) -> Tensor:
 def _join(
     probability: Tensor, statistic: Tensor, signals: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Suspicion: the statistic and the signals, each on a normal scale. Its probability: isotonic on the statistic's own."""
+    """Suspicion: the statistic and the signals on a normal scale; its probability: isotonic on the statistic's own."""
     from sklearn.isotonic import IsotonicRegression
 
     suspicion, found = -_scaled(statistic), max(1, round(float(probability.sum())))

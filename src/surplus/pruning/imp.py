@@ -83,9 +83,16 @@ def imp(
 
 
 def imp_levels(
-    task: Task, *, levels: int, rate: float = 0.2, rewind_step: int = 0, seeds: int | Sequence[int] = 5, scope: Scope = "global",
-    exclude: Sequence[str] = (), **options: Any,
-) -> Iterator[Level]:  # fmt: skip
+    task: Task,
+    *,
+    levels: int,
+    rate: float = 0.2,
+    rewind_step: int = 0,
+    seeds: int | Sequence[int] = 5,
+    scope: Scope = "global",
+    exclude: Sequence[str] = (),
+    **options: Any,
+) -> Iterator[Level]:
     """The levels of `imp` one by one, so that a caller may stop early."""
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     dense = fit(task, seeds=seeds, keep=(rewind_step,) if rewind_step else (), **options)

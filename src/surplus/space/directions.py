@@ -14,7 +14,7 @@ def norm(theta: Tensor) -> Tensor:
 
 
 def angle(u: Tensor, v: Tensor) -> Tensor:
-    """Angle between two vectors in radians, (..., P) x (..., P) -> (...); the form of Kahan that is exact near 0 and pi."""
+    """Angle between two vectors in radians, (..., P) x (..., P) -> (...), in Kahan's form, exact near 0 and pi."""
     u, v = u / norm(u).unsqueeze(-1), v / norm(v).unsqueeze(-1)
     return 2 * torch.atan2(norm(u - v), norm(u + v))
 

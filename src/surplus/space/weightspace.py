@@ -107,7 +107,7 @@ class WeightSpace:
         return self.join(dict(module.named_parameters()))
 
     def write(self, theta: Tensor, buffers: Buffers | None = None) -> nn.Module:
-        """A module of its own that stands at `theta` (P,), with these buffers: for saving, exporting, other libraries."""
+        """A module of its own that stands at `theta` (P,), with these buffers: for saving and other libraries."""
         module = copy.deepcopy(self.module)
         state = {**{n: t.detach().clone() for n, t in self.split(theta).items()}, **(buffers or {})}
         module.load_state_dict(state | {a: state[n] for a, n in self._aliases.items() if n in state}, strict=False)
@@ -146,7 +146,7 @@ class WeightSpace:
 
         Args:
             theta: (P,), or (K, P) for K networks at once.
-            x: (B, ...) the same batch for all, or with theta (K, P) and train or not, see `apply_each` for one batch each.
+            x: (B, ...) the same batch for all; `apply_each` takes one batch for each.
             buffers: batch-norm statistics for this theta, from `statistics`; the module's fresh ones when None.
             train: use the batch's own statistics (and dropout), as training does.
 

@@ -59,7 +59,8 @@ def load(
 
     Args:
         source: what `surplus list tasks` prints, a file or folder, or `Splits`.
-        network: a registered name, or a function that builds the user's module.
+        network: a registered name, with options after a colon if wished ("vgg-16:width=0.25"), or a function that
+            builds the user's module.
         labels: the column that holds the classes.
         ids: the column that holds ids.
         recipe: how to train; the default for the data when None.
@@ -71,20 +72,31 @@ def load(
     """
     if isinstance(source, Splits):
         return task_from(source, network, recipe=recipe, objective=objective, **options)
-    if registered("task", str(source)):
-        data = find("task", str(source)).fn()
-    elif Path(source).expanduser().exists() or str(source).startswith("hf:"):
+    if not registered("task", str(source)) and (str(source).startswith("hf:") or _exists(source)):
         data = read(source, labels=labels, ids=ids)
     else:
-        data = _plugged_in(str(source))
+        data = _by_name(str(source))
+        if labels is not None or ids is not None:
+            raise InputError(f"the task {source} has no columns to choose from; leave out the names of labels and ids")
     return task_from(data, network, recipe=recipe, objective=objective, **options)
 
 
-def _plugged_in(source: str) -> Splits:
-    """A task that a plug-in brings, or the error for a name that nobody knows."""
-    names = [m.name for m in methods("task")]
-    if source in names:
-        return find("task", source).fn()
-    if "/" in source or "." in source:
-        raise InputError(f"there is no file or folder {source!r}; give a path, or one of the tasks {', '.join(names)}")
-    raise unknown("task or path", source, names)
+def _exists(source: str | Path) -> bool:
+    try:
+        return bool(str(source)) and Path(source).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, a home folder of nobody
+        return False
+
+
+def _by_name(source: str) -> Splits:
+    """A task from the catalogue, or the error for a name that nobody knows."""
+    if not registered("task", source):
+        names = [m.name for m in methods("task")]  # imports plug-ins, one of which may bring it
+        if not registered("task", source) and ("/" in source or "." in source):
+            raise InputError(
+                f"there is no file or folder {source!r}; give a path, or one of the tasks {', '.join(names)}"
+            )
+        if not registered("task", source):
+            raise unknown("task or path", source, names)
+    data: Splits = find("task", source).fn()
+    return data

@@ -14,9 +14,9 @@ def default_network(data: Dataset) -> tuple[str, dict[str, Any]]:
         return "causal-transformer", {}
     if data.kind == "table" or min(data.shape[1:]) < 16:
         return "mlp", {"widths": (128, 64)}
-    if data.shape[0] == 1 and 20 <= min(data.shape[1:]) and max(data.shape[1:]) <= 40:
+    if data.shape[0] == 1 and min(data.shape[1:]) >= 20 and max(data.shape[1:]) <= 40:
         return "lenet-5", {"width": 2}
-    if 20 <= min(data.shape[1:]) and max(data.shape[1:]) <= 48:
+    if min(data.shape[1:]) >= 20 and max(data.shape[1:]) <= 48:
         return "speed-net", {"width": 0.25}
     return "small-conv", {"norm": "batch", "channels": (32, 64, 128)}
 
@@ -25,16 +25,27 @@ def default_recipe(network: str, data: Dataset) -> Recipe:
     """A recipe under which that network trains well on a laptop."""
     if data.kind == "text":
         return Recipe(
-            optimiser="adamw", lr=1e-3, weight_decay=0.01, batch_size=32, duration=Duration("10ep"),
-            warmup=Duration("0.5ep"), clip=1.0,
-        )  # fmt: skip
+            optimiser="adamw",
+            lr=1e-3,
+            weight_decay=0.01,
+            batch_size=32,
+            duration=Duration("10ep"),
+            warmup=Duration("0.5ep"),
+            clip=1.0,
+        )
     if data.targets.is_floating_point():
         return Recipe(optimiser="adam", lr=3e-3, batch_size=64, duration=Duration("50ep"))
     if data.kind == "table" or min(data.shape[1:]) < 16:
         return Recipe(
             lr=0.05, nesterov=True, weight_decay=5e-4, batch_size=64, duration=Duration("30ep"), schedule="onecycle"
         )
-    images = {"nesterov": True, "weight_decay": 5e-4, "schedule": "onecycle", "precision": "bfloat16", "channels_last": True}
+    images = {
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "schedule": "onecycle",
+        "precision": "bfloat16",
+        "channels_last": True,
+    }
     if data.shape[0] == 1:
         return Recipe(lr=0.05, batch_size=128, duration=Duration("3ep"), augment=Augment(shift=2), **images)
     return Recipe(lr=0.2, batch_size=256, duration=Duration("10ep"), augment=Augment(shift=2, flip=True), **images)

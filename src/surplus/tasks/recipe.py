@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic_core import core_schema
 
 from surplus.errors import InputError
@@ -20,14 +20,16 @@ class Duration(str):
         return super().__new__(cls, text)
 
     def steps(self, steps_per_epoch: int) -> int:
-        """The number of optimiser steps, for this many steps per epoch."""
-        if self.endswith("it"):
-            return int(self[:-2])
-        return round(float(self[:-2]) * steps_per_epoch)
+        """The number of optimiser steps, for this many steps per epoch; at least one, unless the duration is zero."""
+        length = float(self[:-2])
+        steps = length if self.endswith("it") else length * steps_per_epoch
+        return max(round(steps), 1 if length else 0)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+        text = core_schema.no_info_before_validator_function(
+            str, core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+        )  # a bare number becomes a word first, so that the message is about the unit it lacks
         return core_schema.json_or_python_schema(
             json_schema=text, python_schema=text, serialization=core_schema.to_string_ser_schema()
         )
@@ -49,7 +51,7 @@ class Augment(BaseModel):
 class Recipe(BaseModel):
     """How a network is trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     optimiser: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """Update rule. `muon` orthogonalises the momentum of hidden weight matrices and leaves the rest to AdamW."""
@@ -87,3 +89,10 @@ class Recipe(BaseModel):
     """Arithmetic of forward and backward passes; weights and updates stay in float32."""
     channels_last: bool = False
     """Memory layout of images; on most machines the faster one for convolutions, above all with bfloat16."""
+
+    @field_validator("duration")
+    @classmethod
+    def _lasts(cls, duration: Duration) -> Duration:
+        if not duration.steps(1):
+            raise InputError(f"training takes at least one step, as in 1it or 20ep; got {duration!r}")
+        return duration

@@ -1,11 +1,12 @@
-"""`Task`: what is learned. Data, network, objective and recipe under one name; every method of surplus starts from one."""
+"""`Task`: what is learned. Data, network, objective and recipe under one name; every method starts from one."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,8 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from surplus.data import Dataset, Splits
-from surplus.errors import InputError, settings_from
+from surplus.errors import InputError, settings_from, unknown
 from surplus.networks import build
+from surplus.registry import find
 from surplus.space import Buffers, WeightSpace, generator
 from surplus.tasks.objective import CLASSIFICATION, LANGUAGE, REGRESSION, Objective
 from surplus.tasks.recipe import Recipe
@@ -67,31 +69,56 @@ class Task:
     test: Dataset
     network: Network
     objective: Objective = CLASSIFICATION
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     validation: Dataset | None = None
     carved: bool = False
 
     @cached_property
     def space(self) -> WeightSpace:
         """The network's weight space; a trial pass of two examples checks that the network fits the data."""
-        space = WeightSpace(self.network)
+        space = WeightSpace(self.network) if self.network.factory else self._built()
         self._try(space)
         return space
+
+    def _built(self) -> WeightSpace:
+        """The weight space of a named network; what its factory cannot use is bad input."""
+        try:
+            return WeightSpace(self.network)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a factory runs into
+            given, known = self.network.options, inspect.signature(find("network", self.network.name).fn).parameters
+            raise InputError(
+                f"the network {self.network.name} cannot be built with {_listed(given)}: {_first_line(error)}."
+                f" Usual values: {_listed({k: known[k].default for k in given if k in known})}"
+            ) from error
 
     def _try(self, space: WeightSpace) -> None:
         data = self.train[:2]
         try:
             out = space.apply(space.init(0), self.prepare(data.inputs))
+        except InputError:
+            raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(
-                f"the network {self.network.name} cannot take inputs of shape {self.train.shape}: {str(error).splitlines()[0]};"
-                " choose another --network, or one built for this shape"
-            ) from None
+                f"the network {self.network.name} cannot take inputs of shape {self.train.shape}:"
+                f" {_first_line(error)}; choose another --network, or one built for this shape"
+            ) from error
         if self.objective is CLASSIFICATION and (out.dim() != 2 or out.shape[1] < len(self.train.classes)):
             raise InputError(
-                f"the network {self.network.name} gives outputs of shape {tuple(out.shape[1:])} for {len(self.train.classes)} classes; one logit per class is expected"
+                f"the network {self.network.name} gives outputs of shape {tuple(out.shape[1:])} for"
+                f" {len(self.train.classes)} classes; one logit per class is expected"
+            )
+        if self.objective is REGRESSION and out.numel() != data.targets.numel():
+            raise InputError(
+                f"the network {self.network.name} gives outputs of shape {tuple(out.shape[1:])} for targets of shape"
+                f" {tuple(data.targets.shape[1:])}; one output per number is expected"
+            )
+        loss = self.loss(out, data.targets)
+        if loss.shape != (len(data),):
+            raise InputError(
+                f"the loss {self.objective.name} gives shape {tuple(loss.shape)} for {len(data)} examples;"
+                " one number per example is expected"
             )
 
     @cached_property
@@ -140,12 +167,15 @@ class Task:
         moved = self.validation.to(device) if self.validation else None
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=moved)
 
-    def with_recipe(self, **changes: Any) -> Task:
+    def with_recipe(self, /, **changes: Any) -> Task:
         """The same task, trained otherwise.
 
         Raises:
             InputError: a setting that the recipe does not have, or a value outside its bounds.
         """
+        for name in changes:
+            if name not in Recipe.model_fields:
+                raise unknown("setting of the recipe", name, Recipe.model_fields)
         try:
             return replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes}))
         except ValidationError as error:
@@ -179,7 +209,8 @@ def task_from(
 
     Args:
         data: the splits.
-        network: a registered name, or a function without arguments that builds a module; chosen by the data when None.
+        network: a registered name, with options after a colon if wished ("vgg-16:width=0.25"), or a function without
+            arguments that builds a module; chosen by the data when None.
         recipe: how to train; the network's own default when None.
         objective: read off the targets when None.
         name: the data's name when None.
@@ -192,26 +223,29 @@ def task_from(
 
     objective = objective or _objective(data.train)
     if callable(network):
+        if options:
+            raise InputError(f"options ({_listed(options)}) are for named networks; let your own function set them")
         spec = Network(getattr(network, "__qualname__", type(network).__name__), factory=network)
     else:
-        chosen, chosen_options = (network, options) if network else default_network(data.train)
-        spec = Network(
-            chosen, network_input(data.train), _outputs(data.train, objective), {**chosen_options, **options}
-        )
+        named, written = parse_network(network)
+        chosen, usual = default_network(data.train) if named is None else (find("network", named).name, {})
+        spec = Network(chosen, _input_shape(data), _outputs(data, objective), {**usual, **written, **options})
     recipe = recipe or default_recipe(spec.name, data.train)
     task = Task(name or data.name, data.train, data.test, spec, objective, recipe, data.validation, data.carved)
     _ = task.space  # builds the network and tries it: a misfit is an error now, not in training
     return task
 
 
-def network_input(data: Dataset) -> tuple[int, ...]:
+def _input_shape(data: Splits) -> tuple[int, ...]:
     """What a network factory takes as `input_shape`: an input's shape, or (vocabulary, length) for text."""
-    if data.kind == "text":
-        return (
-            int(max(data.inputs.max(), data.targets.max() if data.targets.shape == data.inputs.shape else 0)) + 1,
-            data.shape[0],
-        )
-    return data.shape
+    return (_vocabulary(data), *data.train.shape) if data.train.kind == "text" else data.train.shape
+
+
+def _vocabulary(data: Splits) -> int:
+    """The number of token ids that the texts of all splits use: one more than the largest."""
+    parts = [d for d in (data.train, data.validation, data.test) if d is not None]
+    targets = [d.targets for d in parts if d.targets.shape == d.inputs.shape]
+    return 1 + max(int(t.max()) for t in (*(d.inputs for d in parts), *targets))
 
 
 def _objective(data: Dataset) -> Objective:
@@ -220,12 +254,21 @@ def _objective(data: Dataset) -> Objective:
     return LANGUAGE if data.targets.dim() == 2 else CLASSIFICATION
 
 
-def _outputs(data: Dataset, objective: Objective) -> int:
+def _outputs(data: Splits, objective: Objective) -> int:
+    targets = data.train.targets
     if objective is LANGUAGE:
-        return network_input(data)[0]
-    if data.targets.is_floating_point():
-        return 1 if data.targets.dim() == 1 else int(data.targets.shape[1])
-    return len(data.classes)
+        return _vocabulary(data)
+    if targets.is_floating_point():
+        return math.prod(targets.shape[1:])
+    return len(data.train.classes)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in options.items()) or "its own options"
 
 
 def _float(inputs: Tensor) -> Tensor:

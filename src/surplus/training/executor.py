@@ -9,8 +9,12 @@ Each call works with one torch thread, so that two processes do not fight over t
 from __future__ import annotations
 
 import os
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,7 +39,11 @@ def fan_out(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int 
         return
     from joblib import Parallel, delayed
 
-    yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_alone)(fn, call) for call in calls)
+    parallel = Parallel(n_jobs=jobs, return_as="generator")
+    for result, caught in parallel(delayed(_alone)(fn, call, os.getpid()) for call in calls):
+        for w in caught:
+            warnings.warn_explicit(*w)
+        yield result
 
 
 @contextmanager
@@ -49,6 +57,23 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _alone(fn: Callable[..., Any], call: tuple[Any, ...]) -> Any:
+def _alone(fn: Callable[..., Any], call: tuple[Any, ...], parent: int) -> tuple[Any, list[tuple[Any, ...]]]:
+    """fn(*call) in a worker, and the warnings it gave, which the caller repeats."""
+    if os.getppid() == parent:
+        _end_with(parent)
     torch.set_num_threads(1)
-    return fn(*call)
+    with warnings.catch_warnings(record=True) as caught:
+        result = fn(*call)
+    return result, [(str(w.message), w.category, w.filename, w.lineno) for w in caught]
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it has been killed: nobody waits for the rest of its work."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -84,12 +84,20 @@ def fit(
     positions = _positions(subsets, seeds, len(task.train))
     _check(task, recipe, seeds, positions, masks, start, device, record)
     plan = Plan(
-        task, recipe, seeds, positions, _coordinates(task, seeds, masks, start, coordinates),
-        start_step, record, tuple(sorted(set(keep))), device, observers=tuple(observers),
-    )  # fmt: skip
+        task,
+        recipe,
+        seeds,
+        positions,
+        _coordinates(task, seeds, masks, start, coordinates),
+        start_step,
+        record,
+        tuple(sorted(set(keep))),
+        device,
+        observers=tuple(observers),
+    )
     stacked = _choose(plan, execution, store)
     groups = _groups(plan, stacked, jobs or processors())
-    plans = [_part(plan, g, torch.get_num_threads() if len(groups) == 1 else 1) for g in groups]
+    plans = [_part(plan, g, _threads(plan, len(groups))) for g in groups]
     entries = [store.entry(_spec(p)) for p in plans]
     todo = [(p, e) for p, e in zip(plans, entries, strict=True) if observers or not e.usable()]
     here = bool(observers) or torch.device(device).type != "cpu" or len(todo) < 2
@@ -111,9 +119,9 @@ def fit(
 def train_part(plan: Plan, entry: Entry) -> str:
     """Train one stack to its end and complete its folder; a finished one is left alone. Returns the folder's name."""
     with entry.locked():
-        if plan.observers:
+        if plan.observers or (entry.complete and entry.damage()):
             entry.clear()
-        elif entry.complete:
+        if entry.complete:
             return entry.key
         with threads(plan.threads):
             loop = Loop(plan, entry)
@@ -214,7 +222,8 @@ def _check(
         raise InputError(f"start has shape {tuple(start.shape)}; {k} replicas of {p:,} weights need ({k}, {p})")
     if masks is not None and (masks.dtype != torch.bool or tuple(masks.shape) not in {(p,), (k, p)}):
         raise InputError(
-            f"masks have type {masks.dtype} and shape {tuple(masks.shape)}; booleans of shape ({p},) or ({k}, {p}) are expected"
+            f"masks have type {masks.dtype} and shape {tuple(masks.shape)};"
+            f" booleans of shape ({p},) or ({k}, {p}) are expected"
         )
     if recipe.patience and task.validation is None:
         raise InputError(
@@ -230,7 +239,8 @@ def _check(
         and recipe.augment.shift >= min(task.train.shape[1:])
     ):
         raise InputError(
-            f"a shift of {recipe.augment.shift} pixels does not fit images of {task.train.shape[1]}x{task.train.shape[2]}"
+            f"a shift of {recipe.augment.shift} pixels does not fit images of"
+            f" {task.train.shape[1]}x{task.train.shape[2]}"
         )
     try:
         kind = torch.device(device).type
@@ -246,7 +256,7 @@ def _check(
 
 
 def _groups(plan: Plan, stacked: bool, jobs: int) -> list[list[int]]:
-    """Which replicas go together: those of one subset size, in stacks that fit memory and feed all processors; or each alone."""
+    """Which replicas go together: those of one subset size, in stacks that fit memory and feed all processors."""
     if not stacked:
         return [[k] for k in range(len(plan.seeds))]
     sizes: dict[tuple[Any, ...], list[int]] = {}
@@ -259,8 +269,8 @@ def _groups(plan: Plan, stacked: bool, jobs: int) -> list[list[int]]:
 
 
 def _even(group: list[int], most: int, jobs: int) -> list[list[int]]:
-    """Cut a group into stacks of at most `most`, and at least `jobs` of them while each has four replicas."""
-    parts = max(-(-len(group) // most), min(jobs, len(group) // 4))
+    """Cut a group into stacks of at most `most`, and at least `jobs` of them while each has two replicas."""
+    parts = max(-(-len(group) // most), min(jobs, len(group) // 2))
     return [c.tolist() for c in torch.tensor(group).tensor_split(parts)]
 
 
@@ -268,6 +278,12 @@ def _gpu_stack(plan: Plan) -> int:
     free = torch.cuda.mem_get_info(plan.device)[0] if torch.device(plan.device).type == "cuda" else 2**32
     sample = plan.recipe.batch_size * plan.task.train.inputs[0].numel() * 4 * 64  # activations, a generous guess
     return max(1, int(free * 0.6 // (plan.task.space.size * 4 * 6 + sample)))
+
+
+def _threads(plan: Plan, groups: int) -> int:
+    """Torch threads of each part: all for one large network; one where parts run side by side or steps are short."""
+    short = plan.task.space.size * plan.recipe.batch_size < 20_000_000
+    return 1 if groups > 1 or short else torch.get_num_threads()
 
 
 def _part(plan: Plan, group: list[int], threads: int) -> Plan:
@@ -289,15 +305,21 @@ def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
     if plan.task.space.has_dropout:
         if execution == "stacked":
             raise InputError(
-                "a network with dropout cannot be stacked: its replicas would share one stream of masks; use execution='spread'"
+                "a network with dropout cannot be stacked: its replicas would share one stream of masks;"
+                " use execution='spread'"
             )
         return False
     if execution == "stacked" or torch.device(plan.device).type == "cuda":
         return True
     spec = {
-        "of": "stacked or spread", "network": plan.task.network.identity, "batch": plan.recipe.batch_size, "precision": plan.recipe.precision,
-        "replicas": min(len(plan.seeds), 8), "processors": processors(), "version": code_version("space", "networks", "training"),
-    }  # fmt: skip
+        "of": "stacked or spread",
+        "network": plan.task.network.identity,
+        "batch": plan.recipe.batch_size,
+        "precision": plan.recipe.precision,
+        "replicas": min(len(plan.seeds), 8),
+        "processors": processors(),
+        "version": code_version("space", "networks", "training"),
+    }
     return bool(store.cached(spec, lambda: {"stacked": torch.tensor(_stacking_wins(plan))})["stacked"])
 
 

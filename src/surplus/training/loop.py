@@ -28,6 +28,7 @@ from surplus.training.record import ExampleRecord
 from surplus.training.store import Entry
 
 CHECKPOINT_SECONDS = 5.0
+"""Least time between checkpoints; longer where writing one takes more than a twentieth of it."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,13 @@ class Loop:
         if self.step == self.plan.start_step:
             self._keep(self.step)
         engine = self._engine()
-        saved = time.monotonic()
+        due = time.monotonic() + CHECKPOINT_SECONDS
         while self.step < self.plan.total and not self._finished():
             self._update(engine)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if (began := time.monotonic()) > due:
                 self.entry.write_checkpoint(self._state())
-                saved = time.monotonic()
+                took = time.monotonic() - began
+                due = began + took + max(CHECKPOINT_SECONDS, 20 * took)
         if self.record is not None:
             self.record.flush()
         return self._final()
@@ -251,9 +253,6 @@ class Loop:
         self.history = list(state["history"]) if "history" in state else []
         if self.record is not None:
             self.record.load_state(_below("record", state))
-            for later in self.entry.path.glob("record/*.parquet"):  # written after the checkpoint: done again
-                if int(later.stem[-5:]) >= self.record.epoch:
-                    later.unlink()
         for i, observer in enumerate(self.plan.observers):
             observer.load_state(_below(f"observer{i}", state))
 

@@ -19,6 +19,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -58,13 +59,12 @@ class ExampleRecord:
             raise InputError(f"a record needs at least one example; got n = {n}")
         self.n, self.replicas, self.reduce = n, replicas, reduce
         self.folder = Path(folder) if folder is not None else None
-        self._write = write or (
-            None if self.folder is None else lambda name, content: write_atomically(self.folder / name, content)
-        )
+        self._write = write or (None if self.folder is None else self._to_folder)
         self.epoch = 0
         self.closed: list[dict[str, Tensor]] = []
         """Epochs that are complete and not on disk yet."""
         self._flushed = time.monotonic()
+        self._begun = False
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._waiting = 0
         self._values: dict[str, Tensor] = {}
@@ -76,7 +76,12 @@ class ExampleRecord:
         self.flush()
 
     def update(self, index: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Note one batch: index (B,), outputs (B, classes), targets (B,); with several replicas each has a leading K."""
+        """Note one batch: index (B,), outputs (B, classes), targets (B,); several replicas have a leading K each.
+
+        Raises:
+            InputError: shapes that do not fit together, or indices outside 0..n-1; found when batches are reduced, so
+                up to an epoch later.
+        """
         self._pending.append((index, outputs.detach(), targets))
         self._waiting += outputs.numel()
         if self._waiting > _PENDING:
@@ -98,9 +103,21 @@ class ExampleRecord:
         """Write the closed epochs to disk, as one file named after the first of them."""
         if self.closed and self._write is not None:
             first = self.epoch - len(self.closed)
+            self._drop_from(first)
             self._write(f"epochs-{first:05d}.parquet", self._table(first))
             self.closed = []
         self._flushed = time.monotonic()
+
+    def _to_folder(self, name: str, content: bytes) -> None:
+        assert self.folder is not None
+        write_atomically(self.folder / name, content)
+
+    def _drop_from(self, epoch: int) -> None:
+        """Before the first file: remove those that an earlier training left in the folder from this epoch on."""
+        for file in self.folder.glob("epochs-*.parquet") if self.folder is not None and not self._begun else ():
+            if int(file.stem.removeprefix("epochs-")) >= epoch:
+                file.unlink()
+        self._begun = True
 
     def arrays(self) -> dict[str, Tensor]:
         """Everything so far by name, each (replicas, epochs, n) with NaN where an example was not visited."""
@@ -110,36 +127,63 @@ class ExampleRecord:
         return {k: torch.stack([e[k] for e in self.closed], dim=1) for k in self.closed[0]} if self.closed else {}
 
     def state(self) -> dict[str, Tensor]:
-        """The open epoch, for a checkpoint; closed ones go to disk first."""
+        """The open epoch, for a checkpoint, as (replicas, n); closed ones go to disk first, or else along with it."""
         self._reduce()
         self.flush()
-        return {**self._values, "epoch": torch.tensor(self.epoch)}
+        closed = (
+            {f"closed.{k}": torch.stack([e[k] for e in self.closed]) for k in self.closed[0]} if self.closed else {}
+        )
+        return {**self._values, **closed, "epoch": torch.tensor(self.epoch)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up an open epoch from a checkpoint."""
+        """Go on from what `state` gave."""
         self.epoch = int(state["epoch"])
-        self._values = {k: v for k, v in state.items() if k != "epoch"}
+        self._pending, self._waiting = [], 0
+        closed = {k.removeprefix("closed."): v for k, v in state.items() if k.startswith("closed.")}
+        self.closed = [dict(zip(closed, epoch, strict=True)) for epoch in zip(*closed.values(), strict=True)]
+        self._values = {k: v.clone() for k, v in state.items() if k != "epoch" and not k.startswith("closed.")}
 
     def _reduce(self) -> None:
         """Turn the pending batches into numbers per example, in one vectorised pass."""
         if not self._pending:
             return
         k = self.replicas
+        self._check()
         index = torch.cat([i.reshape(k, -1) for i, _, _ in self._pending], dim=1)  # (K, m)
         outputs = torch.cat([o.reshape(k, i.numel() // k, *o.shape[i.dim() :]) for i, o, _ in self._pending], dim=1)
         targets = torch.cat([t.reshape(k, i.numel() // k, *t.shape[i.dim() :]) for i, _, t in self._pending], dim=1)
         self._pending, self._waiting = [], 0
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.n):
+            raise InputError(
+                f"the record is of {self.n} examples, so indices lie in 0..{self.n - 1};"
+                f" update was given indices from {int(index.min())} to {int(index.max())}"
+            )
         for name, values in self.reduce(outputs.flatten(0, 1).float(), targets.flatten(0, 1)).items():
             if name not in self._values:
                 self._values[name] = torch.full((k, self.n), torch.nan)
             self._values[name].scatter_(1, index.cpu(), values.view(k, -1).float().cpu())
+
+    def _check(self) -> None:
+        """Refuse batches whose tensors do not fit together."""
+        for index, outputs, targets in self._pending:
+            shape = tuple(index.shape)
+            lead = shape[:1] == (self.replicas,) if len(shape) == 2 else len(shape) == 1 and self.replicas == 1
+            others = [tuple(t.shape[: len(shape)]) for t in (outputs, targets)]
+            if not lead or others != [shape, shape]:
+                self._pending, self._waiting = [], 0
+                given = ", ".join(str(tuple(t.shape)) for t in (index, outputs, targets))
+                many = f", each with a leading {self.replicas} for the replicas" if self.replicas > 1 else ""
+                raise InputError(
+                    f"update was given index, outputs and targets of shapes {given};"
+                    f" expected are (B,), (B, ...) and (B, ...){many}"
+                )
 
     def _table(self, first: int) -> bytes:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         values = {name: torch.stack([e[name] for e in self.closed]) for name in self.closed[0]}  # (epochs, K, n)
-        seen = ~next(iter(values.values())).isnan()
+        seen = ~torch.stack([v.isnan() for v in values.values()]).all(0)  # a diverged replica still has some numbers
         epoch, replica, example = seen.nonzero(as_tuple=True)
         columns = {
             "epoch": (epoch + first).int().numpy(),
@@ -148,7 +192,7 @@ class ExampleRecord:
             **{name: v[seen].numpy() for name, v in values.items()},
         }
         buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd", compression_level=1)
+        pq.write_table(pa.table(columns), buffer, compression="zstd", compression_level=1, write_page_checksum=True)
         return buffer.getvalue()
 
 
@@ -156,18 +200,19 @@ def read_record(folder: str | Path, n: int | None = None, replicas: int | None =
     """A record's files as arrays by name, each (replicas, epochs, n) with NaN where an example was not visited.
 
     Raises:
-        InputError: the folder holds no record.
+        InputError: the folder holds no record, or a damaged file.
     """
     files = sorted(Path(folder).glob("epochs-*.parquet"))
     if not files:
         raise InputError(f"{str(folder)!r} holds no example record (files epochs-00000.parquet, ...)")
-    return _arrays(files, n, replicas)
+    return record_arrays(files, n, replicas)
 
 
-def _arrays(files: Sequence[Path], n: int | None, replicas: int | None) -> dict[str, Tensor]:
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(f) for f in files]
+def record_arrays(
+    files: Sequence[Path | BinaryIO], n: int | None = None, replicas: int | None = None
+) -> dict[str, Tensor]:
+    """What `read_record` gives, from files that are listed or already open."""
+    tables = [_read_table(f) for f in files]
     top = lambda column: max((int(t.column(column).to_numpy().max()) for t in tables if len(t)), default=-1) + 1  # noqa: E731
     n, replicas, epochs = n or top("example"), replicas or top("replica"), top("epoch")
     names = [c for c in tables[0].column_names if c not in ("epoch", "replica", "example")]
@@ -177,3 +222,14 @@ def _arrays(files: Sequence[Path], n: int | None, replicas: int | None) -> dict[
         for name in names:
             arrays[name][where] = table.column(name).to_numpy()
     return {name: torch.from_numpy(a) for name, a in arrays.items()}
+
+
+def _read_table(file: Path | BinaryIO) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        name = str(file) if isinstance(file, Path) else "a file of the record"
+        raise InputError(f"{name} is damaged and cannot be read: {error}") from None

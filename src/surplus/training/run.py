@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from surplus.errors import InputError
 from surplus.tasks import Task
 from surplus.training.loop import dataset_of
 from surplus.training.predict import Evaluation, evaluate, predict
-from surplus.training.record import read_record
+from surplus.training.record import record_arrays
 from surplus.training.store import Entry, Store, code_version
 
 
@@ -49,9 +51,9 @@ class Run:
     def at(self, step: int) -> Tensor:
         """(K, P) weights after `step` updates; only steps that `keep` named are there."""
         name = f"trajectory/{step:08d}.safetensors"
-        missing = [p.key for p in self.parts if not (p.path / name).exists()]
-        if missing:
-            there = sorted(int(f.stem) for f in self.parts[0].path.glob("trajectory/*.safetensors"))
+        kept = [p.names("trajectory") for p in self.parts]
+        if any(name not in names for names in kept):
+            there = [int(Path(n).stem) for n in kept[0]]
             raise InputError(
                 f"the weights at step {step} were not kept; kept are {there or 'none'}. Train with keep=({step},)"
             )
@@ -61,7 +63,9 @@ class Run:
     def record(self) -> dict[str, Tensor]:
         """The example record by name, each (K, epochs, n) with NaN where an example was not visited."""
         n = len(self.task.train)
-        records = [read_record(p.path / "record", n) for p in self.parts]
+        if not self.parts[0].names("record"):
+            raise InputError("this run kept no example record; train with record=True")
+        records = [_record(p, n) for p in self.parts]
         epochs = max(next(iter(r.values())).shape[1] for r in records)
         padded = [{k: _pad(v, epochs) for k, v in r.items()} for r in records]
         return {k: self._gather([r[k] for r in padded]) for k in padded[0]}
@@ -71,7 +75,7 @@ class Run:
         """Columns seed, epoch, step, lr, loss, validation_loss; pandas.DataFrame takes it as it is."""
         import pyarrow.parquet as pq
 
-        tables = [pq.read_table(p.path / "history.parquet").to_pydict() for p in self.parts]
+        tables = [pq.read_table(io.BytesIO(p.read("history.parquet"))).to_pydict() for p in self.parts]
         return {k: [v for t in tables for v in t[k]] for k in tables[0]}
 
     @property
@@ -88,7 +92,7 @@ class Run:
         return torch.stack([torch.zeros(n, dtype=torch.bool).index_fill(0, s, True) for s in self.subsets])
 
     def predict(self, data: str | Dataset = "test") -> Tensor:
-        """Outputs (K, n, ...) on "train", "test", "validation" or other examples; computed once and kept in the store."""
+        """Outputs (K, n, ...) on "train", "test", "validation" or other examples; kept in the store."""
         examples = dataset_of(self.task, data)
         spec = {
             "of": "predictions",
@@ -107,6 +111,12 @@ class Run:
 
     def _gather(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack([tensors[part][row] for part, row in self.rows])
+
+
+def _record(part: Entry, n: int) -> dict[str, Tensor]:
+    """The record of one folder, (its replicas, epochs, n)."""
+    files = [io.BytesIO(part.read(name)) for name in part.names("record")]
+    return record_arrays(files, n, len(part.manifest["spec"]["seeds"]))
 
 
 def _pad(values: Tensor, epochs: int) -> Tensor:
@@ -134,6 +144,9 @@ def describe(entry: Entry) -> dict[str, Any]:
         what = str(spec.get("of", ""))
     foreign = entry.foreign()
     return {
-        "key": entry.key, "state": "complete" + (f", foreign files: {', '.join(foreign)}" if foreign else ""),
-        "kind": spec["kind"], "what": what, "bytes": entry.size(),
-    }  # fmt: skip
+        "key": entry.key,
+        "state": "complete" + (f", foreign files: {', '.join(foreign)}" if foreign else ""),
+        "kind": spec["kind"],
+        "what": what,
+        "bytes": entry.size(),
+    }

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surplus.errors import InputError
+from surplus.examples.subsets import balanced_subsets, mixed_subsets
+
+
+@given(n=st.integers(10, 200), tenths=st.integers(1, 9), rounds=st.integers(1, 3))
+def test_every_subset_has_its_size_and_every_example_its_share(n, tenths, rounds):
+    share, runs = tenths / 10, 10 * rounds
+    masks = balanced_subsets(n, share, runs)
+    assert (masks.sum(1) == round(share * n)).all()
+    expected = masks.sum(0).double()
+    assert (expected.max() - expected.min()) <= 2 * rounds
+
+
+def test_the_two_runs_of_a_round_at_one_half_are_complements():
+    masks = balanced_subsets(101, 0.5, 4)
+    assert (masks[0].int() + masks[1].int() >= 0).all()
+    assert ((masks[0] ^ masks[1]).sum() >= 100) and not torch.equal(masks[0], masks[2])
+
+
+def test_more_runs_begin_with_the_same_ones():
+    assert torch.equal(balanced_subsets(50, 0.3, 4), balanced_subsets(50, 0.3, 9)[:4])
+
+
+def test_mixed_subsets_say_their_share():
+    masks, share = mixed_subsets(40, (0.25, 0.75), 3)
+    assert masks.sum(1).tolist() == [10] * 3 + [30] * 3 and share.tolist() == [0.25] * 3 + [0.75] * 3
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -0.1, 0.001])
+def test_a_share_that_leaves_nothing_is_refused(share):
+    with pytest.raises(InputError, match="share is the fraction"):
+        balanced_subsets(100, share, 2)
