@@ -393,12 +393,12 @@ def test_a_name_on_the_hub_asks_for_the_extra(nothing_trains: Path, monkeypatch:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder in which nobody may write, not even root, is in Linux")
 def test_folders_that_nobody_may_write_in_are_refused(nothing_trains: Path, monkeypatch: Any, capsys: Any) -> None:
     assert run(["audit", "--out", "/proc/report"]) == 2
-    assert all(w in complaint(capsys) for w in ("--out '/proc/report'", "choose another folder"))
+    assert "--out '/proc/report' cannot be made" in complaint(capsys)
     assert run(["study", "run", "imp", "--out", "/proc/report"]) == 2
     assert "--out '/proc/report'" in complaint(capsys)
     monkeypatch.setenv("SURPLUS_HOME", "/proc/store")
     assert run(["audit"]) == 2
-    assert all(w in complaint(capsys) for w in ("SURPLUS_HOME '/proc/store'", "choose another folder"))
+    assert "SURPLUS_HOME '/proc/store' cannot be made" in complaint(capsys)
 
 
 def test_a_message_that_quotes_line_breaks_stays_one_paragraph(nothing_trains: Path, capsys: Any) -> None:

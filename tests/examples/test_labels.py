@@ -40,7 +40,10 @@ def test_the_estimated_share_of_wrong_labels_lands_within_four_standard_errors(n
     outputs, trained_on, labels, wrong = readers(20_000, noise)
     check = check_labels(outputs, trained_on, labels)
     sampling = (noise * (1 - noise) / len(labels)) ** 0.5
-    assert abs(float(check.rate.mean) - float(wrong.float().mean())) < 4 * (float(check.rate.stderr) + sampling) + 0.01 * noise
+    assert (
+        abs(float(check.rate.mean) - float(wrong.float().mean()))
+        < 4 * (float(check.rate.stderr) + sampling) + 0.01 * noise
+    )
 
 
 def test_probabilities_are_calibrated():

@@ -129,7 +129,10 @@ def test_a_run_killed_at_random_moments_equals_one_that_was_not_bit_for_bit(tmp_
     resumed = train()
     assert resumed.keys == whole.keys and resumed.parts[0].foreign() == []
     assert content(resumed) == content(whole)
-    assert sorted(content(whole)) == ["theta.safetensors", *(f"trajectory/{s:08d}.safetensors" for s in (0, 7, 300, 600))]
+    assert sorted(content(whole)) == [
+        "theta.safetensors",
+        *(f"trajectory/{s:08d}.safetensors" for s in (0, 7, 300, 600)),
+    ]
     assert same(resumed.record, whole.record) and whole.record["loss"].shape == (2, 120, 80)
     same_numbers = {k: torch.tensor(v).nan_to_num(-99).tolist() for k, v in whole.history.items()}
     assert {k: torch.tensor(v).nan_to_num(-99).tolist() for k, v in resumed.history.items()} == same_numbers
@@ -224,7 +227,9 @@ def test_subsets_masks_and_rewinding_go_on_too(tmp_path):
 
 def test_dropout_goes_on_with_the_same_masks(tmp_path):
     task = images(duration="4ep")
-    make = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Dropout(), torch.nn.Linear(8, 2))
+    make = lambda: torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Dropout(), torch.nn.Linear(8, 2)
+    )
     compare(tmp_path, 9, task_from(Splits("i", task.train, task.test), make, recipe=task.recipe), seeds=[1])
 
 

@@ -442,7 +442,11 @@ def test_a_read_only_store_is_told_in_words(tmp_path):
 
 @pytest.mark.parametrize(
     ("platform", "variable", "inside"),
-    [("linux", "XDG_CACHE_HOME", ".cache"), ("win32", "LOCALAPPDATA", "AppData/Local"), ("darwin", "", "Library/Caches")],
+    [
+        ("linux", "XDG_CACHE_HOME", ".cache"),
+        ("win32", "LOCALAPPDATA", "AppData/Local"),
+        ("darwin", "", "Library/Caches"),
+    ],
 )
 def test_the_store_is_where_the_platform_keeps_such_things(monkeypatch, tmp_path, platform, variable, inside):
     monkeypatch.setattr(store.sys, "platform", platform)

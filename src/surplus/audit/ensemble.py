@@ -21,6 +21,12 @@ from surplus.training import Run, code_version, processors
 
 _READER = 0.5
 """Networks trained on less than this share read labels too badly to judge them."""
+_MANY = 10
+"""From so many held-out readings on, the c-score stands alone; with fewer it is averaged with its learning-speed proxy.
+
+On CIFAR-10 with 2 readings of each example, the rank correlation with the published scores is .844 for the held-out
+probability, .857 for the proxy, .870 for their mean.
+"""
 _MOST_ROUNDS = 64
 _CLEAN_ABOVE = 0.02
 """From this estimated share of wrong labels on, more networks are trained without the suspects."""
@@ -62,8 +68,11 @@ class Ensemble:
 
     def scores(self) -> dict[str, Estimate]:
         """Every registered score that the records and predictions serve."""
-        evidence = self.evidence()
-        return score_all({k: v for k, v in evidence.items() if k != "inputs"})
+        scores = score_all(self.evidence())
+        held_out = int((~self.trained_on).sum(0).min())
+        if held_out < _MANY:
+            scores["c-score"] = _mean_of(scores["c-score"], scores["cumulative-confidence"])
+        return scores
 
     def check(self) -> LabelCheck:
         """Which labels look wrong."""
@@ -80,6 +89,12 @@ class Ensemble:
         evidence = self.evidence()
         asked = ("aum", "el2n", "memorization", "c-score")
         return {k: e.mean for k, e in score_all(evidence, asked).items()}
+
+
+def _mean_of(a: Estimate, b: Estimate) -> Estimate:
+    """Mean of two estimates on one scale; as they rest on the same networks, the standard error is the larger one's."""
+    stderr = torch.fmax(a.stderr.expand_as(a.mean), b.stderr.expand_as(b.mean))
+    return Estimate((a.mean + b.mean) / 2, stderr, a.repeats)
 
 
 def train_ensemble(bench: Bench) -> Ensemble:

@@ -18,23 +18,27 @@ from surplus.errors import InputError
 if TYPE_CHECKING:
     from surplus.audit import Audit
 
-_HELP = """Find what your network and your data can do without, and what it costs.
-
-Examples:
+_HELP = "Find what your network and your data can do without, and what it costs."
+_EXAMPLES = """Examples:
 
     surplus audit                                    the bundled digits, in about a minute
     surplus audit photos/ --budget 10m               images, one folder per class
     surplus audit table.csv --labels species         a table
-    surplus audit mnist/ --network lenet-5:width=2   the Hugging Face hub's layout, your choice of network
-    surplus list tasks
-    surplus study run imp --scale smoke
+    surplus audit mnist/ --network lenet-5:width=2   the hub's layout of files, a network of your choice
+    surplus list tasks                               what there is by name
+    surplus study run imp --scale smoke              re-measure a paper's claims
 """
 
-app = App(name="surplus", help=_HELP, version=__version__, help_format="plaintext")
+app = App(name="surplus", help=_HELP, help_epilogue=_EXAMPLES, version=__version__, help_format="plaintext")
 runs = App(name="runs", help="List, show and clean the kept training runs.")
 study = App(name="study", help="Re-measure published claims.")
 app.command(runs)
 app.command(study)
+
+
+def _examples(*commands: str) -> str:
+    return "Examples:\n\n" + "".join(f"    {c}\n" for c in commands)
+
 
 _STARTED = time.monotonic()
 
@@ -244,7 +248,7 @@ def runs_list() -> None:
     store = Store()
     for entry in store.entries():
         row = describe(entry)
-        table.add_row(row["key"], row["state"], row["kind"], row["what"], f"{row['bytes'] / 1e6:.1f} MB")
+        table.add_row(row["key"][:12], row["state"], row["kind"], row["what"], f"{row['bytes'] / 1e6:.1f} MB")
     Console(highlight=False).print(table)
     Console(highlight=False).print(f"{len(store.entries())} runs in {store.folder}", markup=False)
 

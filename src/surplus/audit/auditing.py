@@ -1,8 +1,10 @@
 """The main job: labels, examples, weights and directions of one task, in one answer.
 
-found = audit(load("digits"))
-found.result["examples"]["recommendation"]["sentence"]
-found.save("audit-digits")
+    found = audit(load("digits"))
+    found.result["examples"]["recommendation"]["sentence"]
+    found.save("audit-digits")
+
+The parts run in that order, each on the runs that the ones before it have left in the store.
 """
 
 from __future__ import annotations
