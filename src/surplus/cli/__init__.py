@@ -19,26 +19,30 @@ if TYPE_CHECKING:
     from surplus.audit import Audit
 
 _HELP = "Find what your network and your data can do without, and what it costs."
-_EXAMPLES = """Examples:
-
-    surplus audit                                    the bundled digits, in about a minute
-    surplus audit photos/ --budget 10m               images, one folder per class
-    surplus audit table.csv --labels species         a table
-    surplus audit mnist/ --network lenet-5:width=2   the hub's layout of files, a network of your choice
-    surplus list tasks                               what there is by name
-    surplus study run imp --scale smoke              re-measure a paper's claims
-"""
-
-app = App(name="surplus", help=_HELP, help_epilogue=_EXAMPLES, version=__version__, help_format="plaintext")
-runs = App(name="runs", help="List, show and clean the kept training runs.")
-study = App(name="study", help="Re-measure published claims.")
-app.command(runs)
-app.command(study)
 
 
 def _examples(*commands: str) -> str:
     return "Examples:\n\n" + "".join(f"    {c}\n" for c in commands)
 
+
+app = App(
+    name="surplus",
+    help=_HELP,
+    help_epilogue=_examples(
+        "surplus audit                             # digits",
+        "surplus audit photos/ --budget 10m        # images, a folder per class",
+        "surplus audit table.csv --labels species",
+        "surplus audit mnist/ --network lenet-5:width=2",
+        "surplus list tasks",
+        "surplus study run imp --scale smoke",
+    ),
+    version=__version__,
+    help_format="plaintext",
+)
+runs = App(name="runs", help="List, show and clean the kept training runs.", help_epilogue=" ")
+study = App(name="study", help="Re-measure published claims.", help_epilogue=" ")
+app.command(runs)
+app.command(study)
 
 _STARTED = time.monotonic()
 
@@ -78,7 +82,13 @@ def _one_paragraph(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "surplus audit",
+        "surplus audit mnist/ --budget 2m --out mnist-audit",
+        "surplus audit table.csv --labels species --network mlp:widths=64-64",
+    )
+)
 def audit(
     source: str = "digits",
     *,
@@ -93,11 +103,6 @@ def audit(
     seed: int = 0,
 ) -> int:
     """Audit a data set and a network: wrong labels, needless examples, needless weights, used directions.
-
-    Examples:
-        surplus audit
-        surplus audit mnist/ --budget 2m --out mnist-audit
-        surplus audit table.csv --labels species --network mlp:widths=64-64
 
     Args:
         source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
@@ -203,14 +208,9 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-@app.command(name="list")
+@app.command(name="list", help_epilogue=_examples("surplus list", "surplus list tasks", 'surplus list "example score"'))
 def list_(kind: str | None = None) -> None:
     """Print the catalogue: every method with its kind and paper.
-
-    Examples:
-        surplus list
-        surplus list tasks
-        surplus list "example score"
 
     Args:
         kind: tasks, networks, example scores, selections, weight scores, measures, studies, ...
@@ -237,7 +237,7 @@ def list_(kind: str | None = None) -> None:
     Console(highlight=False).print(table)
 
 
-@runs.command(name="list")
+@runs.command(name="list", help_epilogue=" ")
 def runs_list() -> None:
     """List every kept run: its state, what it is, its size."""
     from surplus.training import Store, describe
@@ -253,7 +253,7 @@ def runs_list() -> None:
     Console(highlight=False).print(f"{len(store.entries())} runs in {store.folder}", markup=False)
 
 
-@runs.command(name="show")
+@runs.command(name="show", help_epilogue=" ")
 def runs_show(key: str) -> None:
     """Print one run's manifest: what produced it, and its files.
 
@@ -265,15 +265,11 @@ def runs_show(key: str) -> None:
     Console(highlight=False).print_json(data=Store().find(key).manifest)
 
 
-@runs.command(name="clean")
+@runs.command(name="clean", help_epilogue=_examples("surplus runs clean --broken", "surplus runs clean --older 30d"))
 def runs_clean(
     *, older: str | None = None, broken: bool = False, everything: Annotated[bool, Parameter(name="--all")] = False
 ) -> None:
     """Delete kept runs.
-
-    Examples:
-        surplus runs clean --broken
-        surplus runs clean --older 30d
 
     Args:
         older: delete runs last written longer ago than this: 12h, 30d.
@@ -286,13 +282,13 @@ def runs_clean(
     Console(highlight=False).print(f"deleted {count} runs, {size / 1e6:.1f} MB", markup=False)
 
 
-@study.command(name="list")
+@study.command(name="list", help_epilogue=" ")
 def study_list() -> None:
     """List the studies and their papers."""
     list_("study")
 
 
-@study.command(name="run")
+@study.command(name="run", help_epilogue=_examples("surplus study run el2n-grand --scale laptop"))
 def study_run(
     slug: str,
     *,
@@ -301,9 +297,6 @@ def study_run(
     device: str = "cpu",
 ) -> None:
     """Re-measure one paper's claims and print a verdict for each.
-
-    Examples:
-        surplus study run el2n-grand --scale laptop
 
     Args:
         slug: the study's name.
