@@ -9,6 +9,7 @@ Each call works with one torch thread, so that two processes do not fight over t
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import warnings
@@ -60,7 +61,7 @@ def threads(count: int) -> Iterator[None]:
 def _alone(fn: Callable[..., Any], call: tuple[Any, ...], parent: int) -> tuple[Any, list[tuple[Any, ...]]]:
     """fn(*call) in a worker, and the warnings it gave, which the caller repeats."""
     if os.getppid() == parent:
-        _end_with(parent)
+        _serve(parent)
     torch.set_num_threads(1)
     with warnings.catch_warnings(record=True) as caught:
         result = fn(*call)
@@ -68,8 +69,9 @@ def _alone(fn: Callable[..., Any], call: tuple[Any, ...], parent: int) -> tuple[
 
 
 @cache
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started it has been killed: nobody waits for the rest of its work."""
+def _serve(parent: int) -> None:
+    """Leave Ctrl-C to the process that started this worker, and end when that one is gone: nobody waits any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
