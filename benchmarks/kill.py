@@ -29,7 +29,7 @@ import sys
 from surplus.tasks import load
 from surplus.training import fit, loop
 loop.CHECKPOINT_SECONDS = 1.0
-task = load("digits").with_recipe(duration="150ep", augment={"shift": 1})
+task = load("digits").with_recipe(duration="400ep", augment={"shift": 1})
 fit(task, seeds=4, record=True, keep=(0, 500), execution="stacked", jobs=1)
 """
 

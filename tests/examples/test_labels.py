@@ -26,7 +26,7 @@ def readers(n, noise, *, sharp=3.0, runs=6, seed=0):
 def test_the_statistic_of_a_worked_example():
     log_p = torch.tensor([[0.7, 0.2, 0.1]]).log()
     s = label_statistic(log_p, torch.tensor([1]))
-    torch.testing.assert_close(s, 2 * torch.tensor([0.2]).log() - torch.tensor([0.7]).log())
+    torch.testing.assert_close(s, 1.5 * torch.tensor([0.2]).log() - 0.5 * torch.tensor([0.7]).log())
 
 
 def test_only_networks_that_did_not_train_on_an_example_read_it():
@@ -102,7 +102,7 @@ def test_a_misleading_signal_cannot_spoil_the_ranking_and_a_good_one_may_join():
     spoiled = check_labels(outputs, trained_on, labels, {"noise": noise})
     helped = check_labels(outputs, trained_on, labels, {"hint": wrong + 0.1 * noise})
     assert precision(spoiled) > alone - 0.005 and abs(spoiled.weights["noise"]) < 0.02
-    assert precision(helped) >= alone and helped.weights["hint"] > 0.05
+    assert precision(helped) >= alone and helped.weights["hint"] > 0.03
 
 
 def test_suggestions_name_the_most_likely_other_class():

@@ -229,7 +229,7 @@ def _channels_first(x: Tensor, name: str) -> Tensor:
         x = x.unsqueeze(1)
     if x.dim() != 4:
         raise InputError(f"images of {name} must be (n, H, W), (n, H, W, C) or (n, C, H, W); got {tuple(x.shape)}")
-    if x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
+    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3, 4):
         x = x.permute(0, 3, 1, 2)
     if x.dtype == torch.bool:
         return (x.to(torch.uint8) * 255).contiguous()

@@ -2,7 +2,7 @@
 
 Networks that never saw an example read it. From their mean log-probabilities, the label y that it carries gets
 
-    s(x, y) = log p(y | x) + log p(y | x) - max_{k != y} log p(k | x)          (self-confidence and margin together)
+    s(x, y) = log p(y | x) + (log p(y | x) - max_{k != y} log p(k | x)) / 2       (self-confidence and half the margin)
 
 What s looks like when a label is wrong is known without knowing any wrong label: put another label y' ~ T(. | y) on
 the example and read s(x, y'); the networks never saw it, so nothing else would change. With f the density of what is
@@ -12,7 +12,7 @@ observed and f1 that of these planted errors, f = (1 - pi) f0 + pi f1 gives
 
 (the mixture of Elkan & Noto 2008; the noise matrix T in the manner of confident learning, Northcutt et al. 2021, arXiv
 1911.00068). Signs that training itself gives (AUM, EL2N, memorization, consistency) cannot be planted. They join the
-ranking with up to a tenth of the weight of s, each in proportion to the precision with which it finds the suspects of s
+ranking with up to a twentieth of the weight of s, each in proportion to the precision with which it finds the suspects of s
 by itself, and the probability is re-fitted to the joined ranking. More weight would count one fact twice: networks find
 the same clean examples hard in training that they misread when held out.
 """
@@ -32,7 +32,7 @@ from surplus.space import generator
 from surplus.stats import Estimate
 
 _BINS = 200
-_JOINED = 0.1
+_JOINED = 0.05
 """Weight of training's own signs beside the held-out statistic."""
 
 
@@ -79,9 +79,9 @@ def held_out_log_probabilities(outputs: Tensor, trained_on: Tensor) -> Tensor:
 
 
 def label_statistic(log_p: Tensor, labels: Tensor) -> Tensor:
-    """s(x, y) = 2 log p(y) - max_{k != y} log p(k), low = suspicious: (n, C), (n,) -> (n,)."""
+    """s(x, y) = log p(y) + (log p(y) - max_{k != y} log p(k)) / 2, low = suspicious: (n, C), (n,) -> (n,)."""
     index = labels.unsqueeze(1)
-    return 2 * log_p.gather(1, index).squeeze(1) - log_p.scatter(1, index, -torch.inf).amax(1)
+    return 1.5 * log_p.gather(1, index).squeeze(1) - 0.5 * log_p.scatter(1, index, -torch.inf).amax(1)
 
 
 @method("measure", paper="Northcutt, Jiang & Chuang 2021, arXiv 1911.00068; Elkan & Noto 2008; Pleiss et al. 2020")
