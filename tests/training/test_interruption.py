@@ -124,7 +124,7 @@ def test_a_run_killed_at_random_moments_equals_one_that_was_not_bit_for_bit(tmp_
     for _ in range(4):
         killed(log, home, moments.uniform(0.05, 0.5))
     process = start("train", log, home)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 0 and lines(log, "done"), said
     steps = [int(s) for s in lines(log, "from ")]
     assert steps == sorted(steps) and max(steps) > 0  # it went on from checkpoints, and never from an earlier one
@@ -155,9 +155,9 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, how):
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode != 0 and said.count(b"Traceback") == (how == "ctrl-c")  # the workers say nothing
-    wait(lambda: not any(map(_alive, workers)), 10)
+    wait(lambda: not any(map(_alive, workers)), 30)
 
 
 def _alive(pid: int) -> bool:

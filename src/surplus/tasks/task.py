@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -188,7 +188,7 @@ class Task:
             "train": self.train.fingerprint,
             "validation": self.validation.fingerprint if self.validation else None,
             "network": self.network.identity,
-            "objective": self.objective.name,
+            "objective": _objective_identity(self.objective),
         }
 
     @property
@@ -263,6 +263,24 @@ def _outputs(data: Splits, objective: Objective) -> int:
     return len(data.train.classes)
 
 
+def _objective_identity(objective: Objective) -> str:
+    """An objective's name; with the code of its loss where it is the user's own, since names repeat."""
+    if objective in (CLASSIFICATION, REGRESSION, LANGUAGE):
+        return objective.name
+    return f"{objective.name} {hashlib.sha256(_code(objective.loss).encode()).hexdigest()}"
+
+
+def _code(fn: Callable[..., Any], depth: int = 4) -> str:
+    """A function's instructions, its constants and what it closes over, functions likewise."""
+    code = getattr(fn, "__code__", None)
+    if code is None or not depth:
+        return repr(fn) if isinstance(fn, partial) else getattr(fn, "__qualname__", type(fn).__qualname__)
+    constants = [repr(c) for c in (*code.co_consts, *(fn.__defaults__ or ())) if not inspect.iscode(c)]
+    held = [cell.cell_contents for cell in fn.__closure__ or ()]
+    inner = [_code(h, depth - 1) if callable(h) else repr(h) for h in held]
+    return repr((code.co_code.hex(), code.co_names, constants, inner))
+
+
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -299,8 +317,8 @@ def parse_recipe(text: str) -> dict[str, Any]:
 def _settings(text: str) -> dict[str, Any]:
     pairs = [p.partition("=") for p in text.split(",") if p]
     for name, equals, value in pairs:
-        if not equals or not value:
-            raise InputError(f"settings are written name=value,name=value; got {name!r} without a value")
+        if not name.strip() or not equals or not value.strip():
+            raise InputError(f"settings are written name=value,name=value; got {name + equals + value!r}")
     return {name.strip().replace("-", "_"): _value(value.strip()) for name, _, value in pairs}
 
 
