@@ -15,6 +15,7 @@ from surplus.examples import score_all
 from surplus.examples.grand import grand
 from surplus.examples.labels import LabelCheck, check_labels
 from surplus.examples.subsets import balanced_subsets
+from surplus.space import generator
 from surplus.stats import Estimate
 from surplus.tasks import Task
 from surplus.training import Run, code_version, processors
@@ -42,10 +43,20 @@ class Ensemble:
     cleaned: list[Run] = field(default_factory=list)
     """Networks trained without the suspects of the first ones; they read labels only."""
 
+    suspects: Tensor | None = None
+    """(n,) what the cleaned networks were spared: the plain ones' suspects."""
+    _outputs: dict[int, Tensor] = field(default_factory=dict)
+
+    def read(self, run: Run) -> Tensor:
+        """(K, n, classes) of a run on all training examples, held in memory."""
+        if id(run) not in self._outputs:
+            self._outputs[id(run)] = run.predict("train")
+        return self._outputs[id(run)]
+
     @property
     def outputs(self) -> Tensor:
         """(runs, n, classes) of the plain networks on all training examples."""
-        return torch.cat([r.predict("train") for r in self.runs])
+        return torch.cat([self.read(r) for r in self.runs])
 
     @property
     def trained_on(self) -> Tensor:
@@ -80,9 +91,15 @@ class Ensemble:
         readers = self.share >= _READER
         outputs, trained_on = self.outputs[readers], self.trained_on[readers]
         if self.cleaned:
-            outputs = torch.cat([r.predict("train") for r in self.cleaned])
+            outputs = torch.cat([self.read(r) for r in self.cleaned])
             trained_on = torch.cat([r.trained_on for r in self.cleaned])
         return check_labels(outputs, trained_on, labels, self._signals())
+
+    def find_suspects(self) -> None:
+        """Note the plain networks' suspects, if they find enough wrong labels for others to be trained without."""
+        check = self.check()
+        if check.rate.mean > _CLEAN_ABOVE:
+            self.suspects = check.probability > 0.5
 
     def _signals(self) -> dict[str, Tensor]:
         """Training's own signs of a wrong label."""
@@ -104,7 +121,8 @@ def train_ensemble(bench: Bench) -> Ensemble:
     if bench.settings.budget is None:
         for share in plan.shares:
             _add(bench, ensemble, share, 0, plan.runs_per_share, keep)
-        if ensemble.check().rate.mean > _CLEAN_ABOVE:
+        ensemble.find_suspects()
+        if ensemble.suspects is not None:
             _add_cleaned(bench, ensemble, 0, plan.runs_per_share)
         return ensemble
     _add_rounds(bench, ensemble, keep)
@@ -118,9 +136,10 @@ def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None
         began = time.monotonic()
         if rounds and spent * (rounds + 1.1) / rounds > bench.plan.ensemble_seconds:
             break
-        if not plain and spent > 0.4 * bench.plan.ensemble_seconds and ensemble.check().rate.mean > _CLEAN_ABOVE:
+        if not plain and spent > 0.4 * bench.plan.ensemble_seconds:
+            ensemble.find_suspects()
             plain = rounds
-        if plain:
+        if ensemble.suspects is not None:
             _add_cleaned(bench, ensemble, (rounds - plain) * size, size)
         else:
             _add(bench, ensemble, 0.5, rounds * size, size, keep)
@@ -143,13 +162,14 @@ def _add(bench: Bench, ensemble: Ensemble, share: float, first: int, count: int,
 
 def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> None:
     """Runs on halves from which the plain networks' suspects are taken out; all halves keep the same size."""
-    suspects = Ensemble(ensemble.task, ensemble.runs, ensemble.shares).check().probability > 0.5
-    subsets = (
-        balanced_subsets(len(ensemble.task.train), 0.5, first + count, bench.settings.seed + 1)[first:] & ~suspects
-    )
+    assert ensemble.suspects is not None
+    n, seeds = len(ensemble.task.train), bench.seeds("ensemble cleaned", first + count)[first:]
+    subsets = balanced_subsets(n, 0.5, first + count, bench.settings.seed + 1)[first:] & ~ensemble.suspects
     size = int(subsets.sum(1).min())
-    positions = [s.nonzero().squeeze(1)[:size] for s in subsets]
-    seeds = bench.seeds("ensemble cleaned", first + count)[first:]
+    positions = []
+    for subset, seed in zip(subsets, seeds, strict=True):
+        rows = subset.nonzero().squeeze(1)
+        positions.append(rows[torch.randperm(len(rows), generator=generator(seed, "cleaned"))[:size]].sort().values)
     ensemble.cleaned.append(bench.fit("labels", ensemble.task, seeds=seeds, subsets=positions))
 
 

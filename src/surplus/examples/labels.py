@@ -12,9 +12,9 @@ observed and f1 that of these planted errors, f = (1 - pi) f0 + pi f1 gives
 
 (the mixture of Elkan & Noto 2008; the noise matrix T in the manner of confident learning, Northcutt et al. 2021, arXiv
 1911.00068). Signs that training itself gives (AUM, EL2N, memorization, consistency) cannot be planted. They join the
-ranking with up to a twentieth of the weight of s, each in proportion to the precision with which it finds the suspects of s
-by itself, and the probability is re-fitted to the joined ranking. More weight would count one fact twice: networks find
-the same clean examples hard in training that they misread when held out.
+ranking with up to a twentieth of the weight of s, each in proportion to the precision with which it finds the suspects
+of s by itself, and the probability is re-fitted to the joined ranking. More weight would count one fact twice: networks
+find the same clean examples hard in training that they misread when held out.
 """
 
 from __future__ import annotations
