@@ -2,7 +2,7 @@
 
     python benchmarks/labels.py [--data FOLDER] [--noise 0.1] [--rounds 2]
 
-Plants symmetric noise in the labels of a data set (the bundled digits, or MNIST's folder, say), trains the halves of the
+Plants symmetric noise in the labels of a data set (the bundled digits, or MNIST's folder), trains the halves of the
 label check, and ranks all examples by surplus and by each of cleanlab's scores from the very same held-out
 probabilities. Shown: precision among the top N, N the number planted, with its binomial standard error.
 """

@@ -1,6 +1,6 @@
 """Hang the recorder into a training loop of your own, and score the examples by what it saw.
 
-    python examples/own_loop.py
+python examples/own_loop.py
 """
 
 import tempfile

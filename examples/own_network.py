@@ -1,6 +1,6 @@
 """Audit your own data with your own network.
 
-    python examples/own_network.py
+python examples/own_network.py
 """
 
 import torch

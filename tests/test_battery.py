@@ -1,4 +1,4 @@
-"""One battery over every registered method: it says what it is, its docstring matches its signature, its name is found."""
+"""One battery over every registered method: it says what it is, its docstring fits, its name is found."""
 
 import inspect
 import re
@@ -77,10 +77,16 @@ def evidence(seed=0):
         trained_on[r + 1] = ~trained_on[r]
     space = WeightSpace(lambda: torch.nn.Linear(4, CLASSES))
     return {
-        "labels": labels, **record, "hits": torch.rand(RUNS, EVIDENCE_N, generator=g).round(), "trained_on": trained_on,
-        "share": torch.full((RUNS,), 0.5), "inputs": torch.randn(EVIDENCE_N, 4, generator=g), "space": space,
-        "thetas": space.init_many(range(RUNS)), "probabilities": logits[:, -1].softmax(-1),
-    }  # fmt: skip
+        "labels": labels,
+        **record,
+        "hits": torch.rand(RUNS, EVIDENCE_N, generator=g).round(),
+        "trained_on": trained_on,
+        "share": torch.full((RUNS,), 0.5),
+        "inputs": torch.randn(EVIDENCE_N, 4, generator=g),
+        "space": space,
+        "thetas": space.init_many(range(RUNS)),
+        "probabilities": logits[:, -1].softmax(-1),
+    }
 
 
 @of("example score")
@@ -119,7 +125,7 @@ def test_a_selection_keeps_the_exact_number_the_same_each_time(m):
             labels=torch.arange(40) % 4,
             embeddings=torch.randn(40, 5, generator=torch.Generator().manual_seed(2)),
             generator=torch.Generator().manual_seed(3),
-        )  # fmt: skip
+        )
         for _ in range(2)
     ]
     assert picks[0].dtype == torch.bool and int(picks[0].sum()) == 13 and torch.equal(*picks)

@@ -53,8 +53,14 @@ def test_an_audit_leaves_every_file_and_a_summary(tmp_path, monkeypatch, capsys)
     assert code == 0 and "Labels" in out and "Weights" in out
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {
-        "index.html", "audit.json", "scores.parquet", "suspects.csv", "keep.parquet", "ticket.safetensors", "smaller-model",
-    }  # fmt: skip
+        "index.html",
+        "audit.json",
+        "scores.parquet",
+        "suspects.csv",
+        "keep.parquet",
+        "ticket.safetensors",
+        "smaller-model",
+    }
 
 
 def test_an_unexpected_error_is_one_line_and_code_one(monkeypatch, capsys):

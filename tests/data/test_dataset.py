@@ -234,10 +234,15 @@ def test_pickling_twice_gives_the_same_arrays_which_joblib_shares_between_tasks(
     assert data.__getstate__()["inputs"] is data.__getstate__()["inputs"]
 
 
-def test_to_another_device_and_back():
+def test_another_device_holds_another_object_and_the_same_one_this():
     data = some()
     assert data.to("cpu") is data
-    assert data.to("meta").inputs.device.type == "meta"
+    assert data.to("meta").inputs.device.type == "meta" and data.to("meta") != data
+
+
+def test_equality_asks_whether_it_is_the_same_object_and_compares_no_tensors():
+    data = some()
+    assert data == data and data != some() and len({data, some()}) == 2
 
 
 def test_splitting_text_and_measurements_needs_no_classes():

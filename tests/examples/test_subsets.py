@@ -11,15 +11,21 @@ from surplus.examples.subsets import balanced_subsets, mixed_subsets
 def test_every_subset_has_its_size_and_every_example_its_share(n, tenths, rounds):
     share, runs = tenths / 10, 10 * rounds
     masks = balanced_subsets(n, share, runs)
-    assert (masks.sum(1) == round(share * n)).all()
+    assert (masks.sum(1) == int(share * n)).all()
     expected = masks.sum(0).double()
     assert (expected.max() - expected.min()) <= 2 * rounds
 
 
 def test_the_two_runs_of_a_round_at_one_half_are_complements():
-    masks = balanced_subsets(101, 0.5, 4)
-    assert (masks[0].int() + masks[1].int() >= 0).all()
-    assert ((masks[0] ^ masks[1]).sum() >= 100) and not torch.equal(masks[0], masks[2])
+    for n in (100, 101, 103, 1439):
+        masks = balanced_subsets(n, 0.5, 4)
+        assert not (masks[0] & masks[1]).any() and int((masks[0] | masks[1]).sum()) >= n - 1
+        assert not torch.equal(masks[0], masks[2])
+
+
+@given(n=st.integers(11, 200), tenths=st.integers(1, 9))
+def test_a_whole_round_holds_every_example_out(n, tenths):
+    assert not balanced_subsets(n, tenths / 10, 10).all(0).any()
 
 
 def test_more_runs_begin_with_the_same_ones():

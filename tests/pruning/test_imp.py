@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import torch
 
 from surplus.pruning import keep_top
@@ -14,7 +16,7 @@ def test_levels_nest_hit_exact_densities_and_rewind_to_the_kept_weights():
     levels = imp(task, levels=3, rate=0.5, rewind_step=5, seeds=2, execution="stacked")
     prunable = int(task.space.prunable.sum())
     alive = prunable
-    for before, level in zip(levels, levels[1:], strict=False):
+    for before, level in pairwise(levels):
         alive -= round(0.5 * alive)
         assert (level.masks[:, task.space.prunable].sum(1) == alive).all()
         assert (level.masks <= before.masks).all() and torch.equal(level.start, levels[0].run.at(5))

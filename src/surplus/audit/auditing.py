@@ -23,11 +23,11 @@ import surplus
 from surplus.audit import files
 from surplus.audit.bench import Bench, within_budget
 from surplus.audit.directions import directions_part
-from surplus.audit.ensemble import Ensemble, grand_scores, train_ensemble
+from surplus.audit.ensemble import Ensemble, epochs, grand_scores, train_ensemble
 from surplus.audit.examples import Kept, examples_part, scores_table
 from surplus.audit.labels import labels_part
 from surplus.audit.settings import AuditSettings, plan_for
-from surplus.audit.weights import Smaller, Ticket, latencies, weights_part
+from surplus.audit.weights import Smaller, Ticket, latencies, rewind_step, weights_part
 from surplus.errors import InputError
 from surplus.examples.labels import LabelCheck
 from surplus.stats import Estimate
@@ -132,25 +132,29 @@ def _run(bench: Bench, found: Audit, progress: Callable[[str], None]) -> None:
     with bench.timed("examples"):
         found.scores = _scores(bench, ensemble)
         found.result["examples"] = {"status": "partial", "note": "", **scores_table(bench, ensemble, found.scores)}
-    plan, full = bench.plan, None
-    if plan.examples or plan.weights or plan.directions:
+    plan = bench.plan
+    most = max((p.seeds for p in (plan.examples, plan.weights, plan.directions) if p), default=0)
+    if not most:
+        return
+    with bench.timed("examples"):
+        keep = (rewind_step(bench.task),) if plan.weights else ()  # what pruning rewinds to
+        full = bench.fit("examples", seeds=bench.seeds("full", most), keep=keep)
+    if examples := bench.affordable("examples"):
         with bench.timed("examples"):
-            most = max(p.seeds for p in (plan.examples, plan.weights, plan.directions) if p)
-            full = bench.fit("examples", seeds=bench.seeds("full", most), keep=())
-    if plan.examples and full:
-        with bench.timed("examples"):
-            part, found.kept = examples_part(bench, plan.examples, full, found.scores, float(found.check.rate.mean))
+            wrong = float(found.check.rate.mean)
+            part, found.kept = examples_part(bench, examples, full, found.scores, wrong)
             found.result["examples"] |= {"status": "done", **part}
-    if plan.weights and full:
+    if weights := bench.affordable("weights"):
         progress("weights")
         with bench.timed("weights"):
-            part, found.ticket, found.smaller = weights_part(bench, plan.weights, full)
+            part, found.ticket, found.smaller = weights_part(bench, weights, full)
             found.result["weights"] = {"status": "done", "note": "", **part}
-    if plan.directions and full:
+    if directions := bench.affordable("directions"):
         progress("directions")
         with bench.timed("directions"):
-            found.result["directions"] = {"status": "done", "note": "", **directions_part(bench, plan.directions, full)}
-    if found.smaller and full:
+            part = directions_part(bench, directions, full)
+            found.result["directions"] = {"status": "done", "note": "", **part}
+    if found.smaller:
         dense = bench.task.space.write(full.theta[0], bench.task.statistics(full.theta[0]))
         found.result["timing"]["latency"] = latencies(bench, dense, found.smaller.module)
 
@@ -158,17 +162,12 @@ def _run(bench: Bench, found: Audit, progress: Callable[[str], None]) -> None:
 def _scores(bench: Bench, ensemble: Ensemble) -> dict[str, Estimate]:
     """All scores of the ensemble's records and predictions, and GraNd where there is time for it."""
     scores = ensemble.scores()
-    passes = 1.5 * bench.plan.grand_runs / (3 * max(1.0, _epochs(ensemble.task)))  # of a full run, forward and backward
+    passes = 1.5 * bench.plan.grand_runs / (3 * max(1.0, epochs(ensemble.task)))  # of a full run, forward and backward
     if bench.settings.budget is None or bench.cost * max(passes, 0.1) * 3 < bench.left:
         scores["grand"] = grand_scores(bench, ensemble)
     else:
         bench.skip("examples", "GraNd", "per-example gradients did not fit the budget")
     return dict(sorted(scores.items()))
-
-
-def _epochs(task: Task) -> float:
-    per_epoch = -(-len(task.train) // task.recipe.batch_size)
-    return task.recipe.duration.steps(per_epoch) / per_epoch
 
 
 def _frame(bench: Bench) -> dict[str, Any]:

@@ -114,6 +114,23 @@ class Bench:
         self.cost = 1.25 * step_seconds * total  # batches, augmentation and optimiser come on top
         return self.cost
 
+    def learn_cost(self, run: Run, share: float, length: float) -> None:
+        """Replace the measured cost by what real runs took: on a share of the data, for a share of the usual length."""
+        seconds = [float(entry.manifest["seconds"]) for entry in run.parts]
+        self.cost = sum(seconds) / len(run) / (share * length)
+
+    def affordable(self, name: str) -> Any:
+        """The plan of a part as far as what is left of the budget allows: in full, leanly, or None with a note."""
+        plan = getattr(self.plan, name)
+        if plan is None or self.settings.budget is None:
+            return plan
+        seconds = {p: 1.2 * self.wall(p.full_runs) for p in (plan, LEAN[name])}
+        fitting = [p for p in seconds if seconds[p] <= self.left]
+        if not fitting:
+            why = f"the least of it takes about {seconds[LEAN[name]]:.0f} s, and {max(self.left, 0):.0f} s were left"
+            self.skip(name, "the whole part", why)
+        return fitting[0] if fitting else None
+
     def wall(self, full_runs: float) -> float:
         """Predicted seconds for so many full runs over all processors."""
         return full_runs * self.cost / processors()

@@ -33,7 +33,7 @@ def _dimension(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
     """Train in random subspaces; the smallest that reaches 90% of the ordinary accuracy."""
     task = _subspace_task(bench.task)
     seeds = list(full.seeds[:2])
-    grid = [d for d in plan.dimensions if d < task.space.size]
+    grid = [d for d in plan.dimensions if d < task.space.size] or [max(1, task.space.size // 2)]
     kind = "dense" if task.space.size * max(grid) < 2e7 else "fastfood"
 
     def performance(d: int) -> list[float]:
@@ -162,7 +162,7 @@ def _learning_curve(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, 
     task = bench.task.with_recipe(
         duration=f"{bench.task.recipe.duration.steps(per_epoch)}it"
     )  # equal steps at all sizes
-    sizes = [max(task.classes, round(s * n)) for s in plan.sizes]
+    sizes = [min(n, max(task.classes, round(s * n))) for s in plan.sizes]
     arms = [(size, seed) for size in sizes for seed in seeds]
     subsets = [torch.randperm(n, generator=generator(seed, "learning curve"))[:size] for size, seed in arms]
     run = bench.fit("directions", task, seeds=[s for _, s in arms], subsets=subsets)

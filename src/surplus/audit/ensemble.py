@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surplus.audit.bench import Bench
+from surplus.errors import InputError
 from surplus.examples import score_all
 from surplus.examples.grand import grand
 from surplus.examples.labels import LabelCheck, check_labels
@@ -54,21 +55,38 @@ class Ensemble:
         return self._outputs[id(run)]
 
     @property
+    def sound(self) -> Tensor:
+        """(runs,) which plain networks did not diverge.
+
+        Raises:
+            InputError: none is left.
+        """
+        sound = torch.cat([self.read(r).isfinite().flatten(1).all(1) for r in self.runs])
+        if not sound.any():
+            raise InputError(
+                f"all {len(sound)} networks of {self.task.network.name} diverged in training;"
+                f" lower the rate with --recipe lr={self.task.recipe.lr / 10:g}"
+            )
+        return sound
+
+    @property
     def outputs(self) -> Tensor:
         """(runs, n, classes) of the plain networks on all training examples."""
-        return torch.cat([self.read(r) for r in self.runs])
+        return torch.cat([self.read(r) for r in self.runs])[self.sound]
 
     @property
     def trained_on(self) -> Tensor:
-        return torch.cat([r.trained_on for r in self.runs])
+        """(runs, n)."""
+        return torch.cat([r.trained_on for r in self.runs])[self.sound]
 
     @property
     def share(self) -> Tensor:
-        return torch.cat(self.shares)
+        """(runs,)."""
+        return torch.cat(self.shares)[self.sound]
 
     def record(self) -> dict[str, Tensor]:
         """All plain runs' records, (runs, epochs, n)."""
-        return {k: torch.cat([r.record[k] for r in self.runs]) for k in self.runs[0].record}
+        return {k: torch.cat([r.record[k] for r in self.runs])[self.sound] for k in self.runs[0].record}
 
     def evidence(self) -> dict[str, Any]:
         """What the example scores ask for, by name. `hits` are probabilities of the label: what counts estimate."""
@@ -91,8 +109,10 @@ class Ensemble:
         readers = self.share >= _READER
         outputs, trained_on = self.outputs[readers], self.trained_on[readers]
         if self.cleaned:
-            outputs = torch.cat([self.read(r) for r in self.cleaned])
-            trained_on = torch.cat([r.trained_on for r in self.cleaned])
+            more = torch.cat([self.read(r) for r in self.cleaned])
+            sound = more.isfinite().flatten(1).all(1)
+            outputs = torch.cat([outputs, more[sound]])
+            trained_on = torch.cat([trained_on, torch.cat([r.trained_on for r in self.cleaned])[sound]])
         return check_labels(outputs, trained_on, labels, self._signals())
 
     def find_suspects(self) -> None:
@@ -143,6 +163,8 @@ def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None
             _add_cleaned(bench, ensemble, (rounds - plain) * size, size)
         else:
             _add(bench, ensemble, 0.5, rounds * size, size, keep)
+        if not rounds:
+            bench.learn_cost(ensemble.runs[0], 0.5, epochs(ensemble.task) / epochs(bench.task))
         spent += _seconds(bench, (ensemble.cleaned or ensemble.runs)[-1], time.monotonic() - began)
         rounds += 1
 
@@ -173,6 +195,12 @@ def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> No
     ensemble.cleaned.append(bench.fit("labels", ensemble.task, seeds=seeds, subsets=positions))
 
 
+def epochs(task: Task) -> float:
+    """Length of training in epochs of all data."""
+    per_epoch = -(-len(task.train) // task.recipe.batch_size)
+    return task.recipe.duration.steps(per_epoch) / per_epoch
+
+
 def _early_step(task: Task) -> int:
     """The step at which GraNd looks: a tenth of training, on half of the data."""
     steps = task.recipe.duration.steps(-(-len(task.train) // (2 * task.recipe.batch_size)))
@@ -185,20 +213,20 @@ def _shortened(bench: Bench) -> Task:
     rounds = bench.wall(0.5 * max(2, processors()))
     if 2.3 * rounds <= seconds:
         return task
-    per_epoch = -(-len(task.train) // task.recipe.batch_size)
-    epochs = task.recipe.duration.steps(per_epoch) / per_epoch
-    return task.with_recipe(duration=f"{max(1, math.floor(epochs * seconds / (2.3 * rounds)))}ep")
+    return task.with_recipe(duration=f"{max(1, math.floor(epochs(task) * seconds / (2.3 * rounds)))}ep")
 
 
 def grand_scores(bench: Bench, ensemble: Ensemble) -> Estimate:
     """GraNd of all training examples at an early step of a few networks, kept in the store."""
-    task, run = ensemble.task, ensemble.runs[0]
+    task = ensemble.task
+    run, _ = min(zip(ensemble.runs, ensemble.shares, strict=True), key=lambda pair: abs(float(pair[1][0]) - 0.5))
     step, count = _early_step(task), min(bench.plan.grand_runs, len(run))
-    thetas = run.at(step)[:count]
+    thetas = run.at(step)[:count].to(bench.settings.device)
+    task = task.to(bench.settings.device)
 
     def compute() -> dict[str, Tensor]:
         e = grand(task.space, thetas, task.prepare(task.train.inputs), task.train.targets, task.statistics(thetas))
-        return {"mean": e.mean, "stderr": e.stderr}
+        return {"mean": e.mean.cpu(), "stderr": e.stderr.cpu()}
 
     version = code_version("space", "examples")
     spec = {"of": "grand", "runs": run.keys, "step": step, "count": count, "version": version}

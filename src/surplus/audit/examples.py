@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from surplus.errors import InputError
 from surplus.examples import hardness, reliability, select
 from surplus.registry import find
 from surplus.space import generator
-from surplus.stats import Estimate, NonInferiority, holm, non_inferior_over_both, rank_correlation
+from surplus.stats import Estimate, NonInferiority, non_inferior_over_both, rank_correlation
 from surplus.training import Run
 
 _SCORE = "el2n"
@@ -117,33 +117,30 @@ def _recommend(
 ) -> tuple[dict[str, Any], Kept]:
     """The smallest fraction that is not inferior to all data, walking down from the largest and stopping where none is.
 
-    At each fraction the rules' p-values are corrected for their number by Holm's method; walking in a fixed order needs
-    no further correction.
+    The rules share the error of a fraction evenly (Bonferroni), and each fraction is tested only if one rule passed the
+    fraction above it.
     """
-    margin, level = bench.settings.margin, bench.settings.level
+    margin, rules = bench.settings.margin, (*plan.rules, "random")
+    level = 1 - (1 - bench.settings.level) / len(rules)
     best: tuple[str, float] | None = None
-    rules = (*plan.rules, "random")
     tests: dict[tuple[str, float], NonInferiority] = {}
-    p_values: dict[tuple[str, float], float] = {}
     for fraction in plan.fractions:
         arms = [(rule, fraction) for rule in rules]
         tests |= {arm: non_inferior_over_both(results[arm], reference, margin, level) for arm in arms}
-        p_values |= dict(zip(arms, holm([tests[arm].p_value for arm in arms]).tolist(), strict=True))
-        passing = [arm for arm in arms if p_values[arm] < 1 - level]
+        passing = [arm for arm in arms if tests[arm].verdict]
         if not passing:
             break
         best = max(passing, key=lambda arm: float(results[arm].mean()))
-    n = len(bench.task.train)
     arm = best or max(((rule, plan.fractions[0]) for rule in rules), key=lambda arm: tests[arm].low)
+    n = len(bench.task.train)
     kept = Kept(subsets[arm][0] if best else torch.ones(n, dtype=torch.bool), best is not None)
-    words = change(replace(tests[arm], verdict=best is not None))
-    told = f"Keep {arm[1]:.0%} of the examples by {arm[0]}: {words}."
+    told = f"Keep {arm[1]:.0%} of the examples by {arm[0]}: {change(tests[arm])}."
     if best is None:
-        told = f"No tested subset is shown to match all data: keeping {arm[1]:.0%} by {arm[0]}, {words}."
-    return _verdict(tests[arm], p_values[arm], arm, kept, told), kept
+        told = f"No tested subset is shown to match all data: keeping {arm[1]:.0%} by {arm[0]}, {change(tests[arm])}."
+    return _verdict(tests[arm], arm, kept, told), kept
 
 
-def _verdict(test: NonInferiority, p_value: float, arm: tuple[str, float], kept: Kept, sentence: str) -> dict[str, Any]:
+def _verdict(test: NonInferiority, arm: tuple[str, float], kept: Kept, sentence: str) -> dict[str, Any]:
     return {
         "fraction": arm[1] if kept.found else 1.0,
         "tried": arm[1],
@@ -153,7 +150,8 @@ def _verdict(test: NonInferiority, p_value: float, arm: tuple[str, float], kept:
         "difference": number(test.difference),
         "low": number(test.low),
         "margin": test.margin,
-        "p_value": number(p_value),
+        "p_value": number(test.p_value),
+        "level": test.level,
         "verdict": kept.found,
         "sentence": sentence,
     }

@@ -142,6 +142,6 @@ LEAN: dict[str, ExamplesPlan | WeightsPlan | DirectionsPlan] = {
 
 def plan_for(task: Task) -> Plan:
     """The small plan for dense networks of little work, whose replicas train in one program; else the large one."""
-    dense = all(len(b.shape) <= 2 for b in task.space.blocks) and not task.space.has_dropout
+    dense = all(len(b.shape) <= 2 for b in task.space.blocks) and not task.space.has_dropout and task.space.vmaps
     steps = task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size))
     return SMALL if dense and steps * task.recipe.batch_size * task.space.size < 3e9 else LARGE

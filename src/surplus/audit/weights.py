@@ -43,7 +43,7 @@ class Smaller:
 
 def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, Any], Ticket, Smaller | None]:
     """Iterative magnitude pruning, one-shot, SNIP and random masks at equal densities and paired seeds."""
-    seeds, rewind = list(full.seeds[: plan.seeds]), _rewind_step(bench.task)
+    seeds, rewind = list(full.seeds[: plan.seeds]), rewind_step(bench.task)
     levels = imp(bench.task, levels=plan.levels, rate=plan.rate, rewind_step=rewind, seeds=seeds, **bench.options)
     for level in levels:
         bench.note("weights", level.run)
@@ -68,7 +68,7 @@ def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, 
     return result, ticket, smaller
 
 
-def _rewind_step(task: Task) -> int:
+def rewind_step(task: Task) -> int:
     """One twentieth of training: early, and past the first chaotic steps."""
     return max(1, task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size)) // 20)
 

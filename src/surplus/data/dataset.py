@@ -20,9 +20,9 @@ _BYTE_SCALE = 64
 """Float pixels that reach beyond this are taken to run from 0 to 255: no usual scale between 1 and 255 does."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples of one split, whole, as tensors.
+    """Examples of one split, whole, as tensors; equal only to itself, `fingerprint` tells whether the content is.
 
     `inputs`: images (n, C, H, W) uint8 or float in [0, 1]; tables (n, features) float; text (n, length) int64 tokens.
     `targets`: classes (n,) int64; regression (n,) or (n, d) float; next tokens (n, length) int64.
@@ -94,7 +94,8 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device."""
-        if self.inputs.device == torch.device(device):
+        wanted, here = torch.device(device), self.inputs.device
+        if wanted.type == here.type and wanted.index in (None, here.index):
             return self
         return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 

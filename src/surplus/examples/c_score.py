@@ -54,6 +54,7 @@ def accuracy_profile(hits: Tensor, counted: Tensor, share: Tensor) -> Estimate:
 def over_shares(profile: Estimate) -> Estimate:
     """The plain mean over shares of a (shares, n) profile, leaving out shares where the example has no value."""
     present = ~profile.mean.isnan()
-    variance = torch.where(present, profile.stderr.square(), 0).sum(0)
+    known = present & profile.stderr.isfinite()  # a share at which one run counts shows no spread of its own
+    variance = torch.where(known, profile.stderr.square(), 0).sum(0) * present.sum(0) / known.sum(0)
     repeats = torch.where(present, torch.as_tensor(profile.repeats), 0).sum(0)
     return Estimate(profile.mean.nanmean(0), variance.sqrt() / present.sum(0), repeats)

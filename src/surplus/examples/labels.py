@@ -112,11 +112,8 @@ def check_labels(
     log_p = held_out_log_probabilities(outputs, trained_on)
     probability, rate, transition = _from_statistic(log_p, labels, seed)
     suspicion, probability, weights = _join(probability, label_statistic(log_p, labels), signals or {})
-    halves = (
-        [h for h in (slice(0, None, 2), slice(1, None, 2)) if not trained_on[h].all(0).any()]
-        if len(outputs) > 3
-        else []
-    )
+    pair = torch.arange(len(outputs)) // 2 % 2  # neighbours are complements: halve by pairs
+    halves = [h for h in (pair == 0, pair == 1) if h.any() and not trained_on[h].all(0).any()]
     parts = [_from_statistic(held_out_log_probabilities(outputs[h], trained_on[h]), labels, seed) for h in halves]
     stderr = (parts[0][0] - parts[1][0]).abs() / 2 if len(parts) == 2 else torch.full_like(probability, torch.nan)
     between = (parts[0][1][0] - parts[1][1][0]).abs() / 2 if len(parts) == 2 else torch.tensor(0.0)
@@ -149,7 +146,8 @@ def _from_statistic(log_p: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, T
     for round_ in range(2):
         transition = noise_matrix(log_p, labels, wrong)
         planted = label_statistic(log_p, _plant(labels, transition, seed + round_))
-        wrong, pi = _mixture(observed, planted[wrong < 0.5])
+        clean = wrong < 0.5
+        wrong, pi = _mixture(observed, planted[clean] if clean.any() else planted)
     return wrong, pi, noise_matrix(log_p, labels, wrong)
 
 

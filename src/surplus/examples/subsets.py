@@ -1,7 +1,7 @@
 """Random subsets that hold every example out equally often: what c-scores, memorization and label checks train on.
 
 A round is one random circle of the examples; its runs train on arcs of it, evenly turned. At share 1/2 the two runs of
-a round are complements, so each example is held out by exactly one of them.
+a round are complements, so each example is held out by one of them (by both, if it is the odd one).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from surplus.space import generator
 
 
 def balanced_subsets(n: int, share: float, runs: int, seed: int = 0) -> Tensor:
-    """Subsets of round(share n) examples, as even over the examples as the number of runs allows.
+    """Subsets of int(share n) examples, as even over the examples as the number of runs allows.
 
     Args:
         n: examples.
@@ -31,7 +31,7 @@ def balanced_subsets(n: int, share: float, runs: int, seed: int = 0) -> Tensor:
     Raises:
         InputError: the share leaves nothing to train on, or nothing held out.
     """
-    size = round(share * n)
+    size = int(share * n)
     if not 0 < size < n:
         raise InputError(
             f"share is the fraction of {n} examples to train on, in (0, 1) and leaving some on both sides; got {share}"

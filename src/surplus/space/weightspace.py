@@ -84,12 +84,32 @@ class WeightSpace:
             n for n, m in self.module.named_modules() if isinstance(m, _BATCH_NORMS) and m.running_mean is not None
         ]
         self.has_dropout = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in self.module.modules())
+        self.vmaps = True
+        """Whether `torch.func.vmap` can follow the network; `try_out` finds out."""
 
     def __repr__(self) -> str:
         return f"WeightSpace({type(self.module).__name__}, P={self.size:,}, blocks={len(self.blocks)})"
 
     def __getitem__(self, name: str) -> Block:
         return next(b for b in self.blocks if b.name == name)
+
+    def try_out(self, x: Tensor) -> Tensor:
+        """Outputs of an initial point on a small batch x, once every way that the network will be run in.
+
+        Finds out whether training draws random numbers, and whether vmap can follow the network.
+        """
+        theta = self.init(0)
+        out = self.apply(theta, x)
+        with seeded(0), torch.no_grad():
+            before = torch.get_rng_state()
+            if len(x) > 1 or not self.batch_norms:
+                self.apply(theta, x, train=True)
+            self.has_dropout |= not torch.equal(before, torch.get_rng_state())
+            try:
+                self.apply(theta.expand(2, -1), x)
+            except RuntimeError:
+                self.vmaps = False
+        return out
 
     # ---- points ---------------------------------------------------------------------------------------------------
 
@@ -178,15 +198,16 @@ class WeightSpace:
         buffers = self.fresh_buffers(theta.device, None if theta.dim() == 1 else len(theta))
         norms: list[Any] = [self.module.get_submodule(n) for n in self.batch_norms]
         momenta = [m.momentum for m in norms]
+        self.module.eval()  # the root says evaluation, so no dropout; the norms alone train
         try:
             for i, x in enumerate(batches):
                 for norm in norms:
-                    norm.momentum = 1 / (i + 1)  # cumulative average: each batch weighs the same
+                    norm.train().momentum = 1 / (i + 1)  # cumulative average: each batch weighs the same
                 with torch.no_grad():
-                    self.apply(theta, x, buffers, train=True)  # updates `buffers` in place
+                    self.apply(theta, x, buffers)  # updates `buffers` in place
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+                norm.eval().momentum = momentum
         return buffers
 
     def _call(self, theta: Tensor, x: Tensor, buffers: Buffers, train: bool) -> Tensor:

@@ -135,6 +135,8 @@ def non_inferior_over_both(
             f"{int(np.isnan(d).any(1).sum())} of {len(d)} seeds lack some answers (NaN); leave those seeds out."
         )
     parts = [d.mean(other).var(ddof=1) / d.shape[axis] for axis, other in ((0, 1), (1, 0))]  # from seeds, from examples
+    if 0 < margin < 1 and np.isin(d, (-1, 0, 1)).all():  # a candidate at the margin would differ on so many examples
+        parts[1] = max(parts[1], margin * (1 - margin) / d.shape[1])
     mean, stderr = float(d.mean()), float(sum(parts) ** 0.5)
     if stderr == 0:
         verdict = mean >= -margin - rounding(candidate, reference)

@@ -19,7 +19,8 @@ from surplus.data import Dataset, Splits
 from surplus.errors import InputError, settings_from, unknown
 from surplus.networks import build
 from surplus.registry import find
-from surplus.space import Buffers, WeightSpace, generator
+from surplus.reparam import fingerprint
+from surplus.space import Buffers, WeightSpace, generator, seeded
 from surplus.tasks.objective import CLASSIFICATION, LANGUAGE, REGRESSION, Objective
 from surplus.tasks.recipe import Recipe
 
@@ -47,12 +48,15 @@ class Network:
                 "outputs": self.outputs,
                 "options": self.options,
             }
-        module = self.factory()
-        try:
-            source = inspect.getsource(type(module))
-        except (OSError, TypeError):
-            source = ""
-        text = f"{source}\n{module}\n{[(n, tuple(p.shape)) for n, p in module.named_parameters()]}"
+        with seeded(0):
+            module = self.factory()
+        kinds = {type(m) for m in module.modules() if not type(m).__module__.startswith("torch.")}
+        plain = [
+            {k: v for k, v in vars(m).items() if isinstance(v, int | float | str | tuple)} for m in module.modules()
+        ]
+        shapes = [(n, tuple(p.shape)) for n, p in module.named_parameters()]
+        fixed = [fingerprint(t) for t in (*(p for p in module.parameters() if not p.requires_grad), *module.buffers())]
+        text = repr((sorted(map(_source, kinds)), str(module), plain, shapes, fixed))
         return {"name": self.name, "factory": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -96,7 +100,7 @@ class Task:
     def _try(self, space: WeightSpace) -> None:
         data = self.train[:2]
         try:
-            out = space.apply(space.init(0), self.prepare(data.inputs))
+            out = space.try_out(self.prepare(data.inputs))
         except InputError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -165,7 +169,16 @@ class Task:
     def to(self, device: torch.device | str) -> Task:
         """The same task with its data on another device."""
         moved = self.validation.to(device) if self.validation else None
-        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=moved)
+        train, test = self.train.to(device), self.test.to(device)
+        if train is self.train and test is self.test and moved is self.validation:
+            return self
+        return self._keeping_facts(replace(self, train=train, test=test, validation=moved))
+
+    def _keeping_facts(self, other: Task) -> Task:
+        """`other`, the same data and network, with what was worked out of them here: space, moments, identity."""
+        for name in ("space", "moments", "identity"):
+            other.__dict__[name] = getattr(self, name)
+        return other
 
     def with_recipe(self, /, **changes: Any) -> Task:
         """The same task, trained otherwise.
@@ -177,7 +190,7 @@ class Task:
             if name not in Recipe.model_fields:
                 raise unknown("setting of the recipe", name, Recipe.model_fields)
         try:
-            return replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes}))
+            return self._keeping_facts(replace(self, recipe=Recipe(**{**self.recipe.model_dump(), **changes})))
         except ValidationError as error:
             raise settings_from(error) from None
 
@@ -279,6 +292,13 @@ def _code(fn: Callable[..., Any], depth: int = 4) -> str:
     held = [cell.cell_contents for cell in fn.__closure__ or ()]
     inner = [_code(h, depth - 1) if callable(h) else repr(h) for h in held]
     return repr((code.co_code.hex(), code.co_names, constants, inner))
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return kind.__qualname__
 
 
 def _first_line(error: Exception) -> str:

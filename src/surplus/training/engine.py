@@ -31,13 +31,14 @@ class Stacked:
 
     def __init__(self, task: Task, recipe: Recipe, replicas: int, device: torch.device) -> None:
         self.task, self.recipe = task, recipe
+        self.space = copy.copy(task.space)
+        self.space.module = copy.deepcopy(task.space.module).to(device)
         self.buffers = task.space.fresh_buffers(device, replicas)  # running averages that nobody reads
-        task.space.module.to(device)
 
     def __call__(self, theta: Tensor, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         theta = theta.detach().requires_grad_()
         with _arithmetic(self.recipe, theta.device):
-            outputs = _full(self.task.space.apply_each(theta, x, self.buffers, train=True))
+            outputs = _full(self.space.apply_each(theta, x, self.buffers, train=True))
         losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(
             len(theta), -1
         )

@@ -105,7 +105,13 @@ def fit(
         pass
     rows = {replica: (i, row) for i, group in enumerate(groups) for row, replica in enumerate(group)}
     run = Run(
-        replace(task, recipe=recipe), tuple(entries), tuple(rows[k] for k in range(len(seeds))), seeds, positions, store
+        task if recipe == task.recipe else task.with_recipe(**recipe.model_dump()),
+        tuple(entries),
+        tuple(rows[k] for k in range(len(seeds))),
+        seeds,
+        positions,
+        store,
+        device,
     )
     if run.diverged:
         warnings.warn(
@@ -301,6 +307,10 @@ def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
     if execution not in ("auto", "stacked", "spread"):
         raise InputError(f"execution must be 'auto', 'stacked' or 'spread'; got {execution!r}")
     if len(plan.seeds) == 1 or execution == "spread":
+        return False
+    if not plan.task.space.vmaps:
+        if execution == "stacked":
+            raise InputError("this network cannot be stacked: torch.func.vmap cannot follow it; use execution='spread'")
         return False
     if plan.task.space.has_dropout:
         if execution == "stacked":

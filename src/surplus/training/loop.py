@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from surplus.data import Dataset
+from surplus.errors import unknown
 from surplus.reparam import Reparametrisation, stack
 from surplus.space import generator
 from surplus.tasks import Recipe, Task
@@ -276,6 +277,8 @@ def dataset_of(task: Task, which: str | Dataset) -> Dataset:
     """A task's split by name, or a data set as it is."""
     if isinstance(which, Dataset):
         return which
-    data = {"train": task.train, "test": task.test, "validation": task.validation}[which]
-    assert data is not None
-    return data
+    splits = {"train": task.train, "test": task.test, "validation": task.validation}
+    there = {name: data for name, data in splits.items() if data is not None}
+    if which not in there:
+        raise unknown("split of this task", which, there)
+    return there[which]

@@ -52,14 +52,13 @@ def predict(task: Task, theta: Tensor, data: Dataset, *, batch: int = 1024, buff
         )[0]
     task, data = task.to(theta.device), data.to(theta.device)
     with torch.no_grad():
-        buffers = buffers or task.statistics(theta)
-        if task.space.size <= _SMALL and len(theta) > 1:
-            parts = [task.space.apply(theta, x, buffers) for x, _ in task.batches(data, batch)]
+        if task.space.size <= _SMALL and len(theta) > 1 and not task.space.batch_norms and task.space.vmaps:
+            parts = [task.space.apply(theta, x) for x, _ in task.batches(data, batch)]
             return torch.cat(parts, dim=1).float()
-        rows = [
-            _one(task, t, data, batch, None if buffers is None else {k: v[i] for k, v in buffers.items()})
-            for i, t in enumerate(theta)
-        ]
+        rows = []
+        for i, point in enumerate(theta):
+            own = task.statistics(point) if buffers is None else {k: v[i] for k, v in buffers.items()}
+            rows.append(_one(task, point, data, batch, own))
     return torch.stack(rows)
 
 

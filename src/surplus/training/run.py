@@ -34,6 +34,8 @@ class Run:
     seeds: tuple[int, ...]
     subsets: tuple[Tensor, ...] | None
     store: Store
+    device: str = "cpu"
+    """Where predictions are made."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,7 +104,9 @@ class Run:
             "precision": self.task.recipe.precision,
             "version": code_version("space", "networks", "tasks", "training"),
         }
-        return self.store.cached(spec, lambda: {"outputs": predict(self.task, self.theta, examples)})["outputs"]
+        return self.store.cached(spec, lambda: {"outputs": predict(self.task, self.theta.to(self.device), examples)})[
+            "outputs"
+        ]
 
     def evaluate(self, data: str | Dataset = "test") -> Evaluation:
         """Loss and metric of every replica on "train", "test", "validation" or other examples."""
