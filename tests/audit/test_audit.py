@@ -20,7 +20,7 @@ TINY = Plan(
     shares=(0.5, 0.8),
     runs_per_share=5,
     grand_runs=2,
-    examples=ExamplesPlan(3, ("hardest", "ccs"), (0.8, 0.3)),
+    examples=ExamplesPlan(3, ("class-balanced-hardest", "ccs"), (0.8, 0.3)),
     weights=WeightsPlan(2, 0.6, 2, (1, 2)),
     directions=DirectionsPlan(2, (2, 8), (0.3, 0.6), 60, 4),
 )
@@ -99,7 +99,7 @@ def test_the_ticket_and_the_smaller_model_load_again(audited):
 def test_every_curve_has_random_choice_beside_it_at_paired_seeds(audited):
     found, _, _, _ = audited
     curves = {c["rule"]: c for c in found.result["examples"]["curves"]}
-    assert set(curves) == {"hardest", "ccs", "random"}
+    assert set(curves) == {"class-balanced-hardest", "ccs", "random"}
     assert all(len(p["values"]) == 3 for c in curves.values() for p in c["points"])
     assert {c["method"] for c in found.result["weights"]["curves"]} == {"imp", "one-shot", "snip", "random"}
 

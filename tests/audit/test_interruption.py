@@ -116,11 +116,14 @@ def kill(process: subprocess.Popen[bytes], home: Path, more: int, seconds: float
 def press_ctrl_c(process: subprocess.Popen[bytes], part: str) -> tuple[int, str]:
     """Interrupt it, and its workers, as soon as it says that this part begins."""
     assert process.stderr is not None
-    for line in process.stderr:
-        if line.strip().endswith(part.encode()):
-            break
+    said = ""
+    while not said.strip().endswith(part):
+        line = process.stderr.readline().decode()
+        assert line, said  # it ended before that
+        said += line
     os.killpg(process.pid, signal.SIGINT)
-    return finish(process)
+    code, rest = finish(process)
+    return code, said + rest
 
 
 @pytest.mark.slow

@@ -36,9 +36,12 @@ def _dimension(bench: Bench, plan: DirectionsPlan, full: Run) -> dict[str, Any]:
     grid = [d for d in plan.dimensions if d < task.space.size] or [max(1, task.space.size // 2)]
     kind = "dense" if task.space.size * max(grid) < 2e7 else "fastfood"
 
+    arms = [(d, seed) for d in sorted(grid, reverse=True) for seed in seeds]  # the longest first
+    run = bench.fit("directions", task, seeds=[s for _, s in arms], coordinates=[_Subspace(d, kind) for d, _ in arms])
+    reached = run.evaluate("test").metric
+
     def performance(d: int) -> list[float]:
-        run = bench.fit("directions", task, seeds=seeds, coordinates=_Subspace(d, kind))
-        return run.evaluate("test").metric.tolist()
+        return [float(v) for v, (at, _) in zip(reached, arms, strict=True) if at == d]
 
     baseline = float(full.evaluate("test").metric.mean())
     found = intrinsic_dimension(performance, grid, baseline, search="grid")

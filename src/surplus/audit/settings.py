@@ -49,13 +49,14 @@ class ExamplesPlan:
 
     seeds: int
     rules: tuple[str, ...]
+    """Beside random; only the rule that the recommendation rests on when empty."""
     fractions: tuple[float, ...]
     """Kept fractions, falling."""
 
     @property
     def full_runs(self) -> float:
         """Training runs: full data, and every rule and random at every fraction, all of equal steps."""
-        return self.seeds * (1 + (1 + len(self.rules)) * len(self.fractions))
+        return self.seeds * (1 + (1 + max(1, len(self.rules))) * len(self.fractions))
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ LARGE = Plan(
     directions=DirectionsPlan(3, (100, 300, 1000, 3000), (0.0625, 0.125, 0.25, 0.5), 1000, 10),
 )
 LEAN: dict[str, ExamplesPlan | WeightsPlan | DirectionsPlan] = {
-    "examples": ExamplesPlan(2, ("hardest",), (0.8, 0.5)),
+    "examples": ExamplesPlan(2, (), (0.8, 0.5)),
     "weights": WeightsPlan(2, 0.6, 4, (2, 4)),
     "directions": DirectionsPlan(2, (300, 1000), (0.125, 0.25, 0.5), 500, 5),
 }

@@ -27,6 +27,7 @@ from surplus.training.observers import Observer
 from surplus.training.run import Run
 from surplus.training.store import Entry, Store, code_version
 
+Make = Callable[[Tensor, int], Reparametrisation]
 Execution = Literal["auto", "stacked", "spread"]
 _STACK_BYTES = 2**31
 """A stack's weights, gradients and moments stay below this on a CPU."""
@@ -44,7 +45,7 @@ def fit(
     masks: Tensor | None = None,
     start: Tensor | None = None,
     start_step: int = 0,
-    coordinates: Callable[[Tensor, int], Reparametrisation] | None = None,
+    coordinates: Make | Sequence[Make] | None = None,
     recipe: Recipe | None = None,
     record: bool = False,
     keep: Iterable[int] = (),
@@ -63,7 +64,8 @@ def fit(
         masks: (K, P) or (P,) booleans; removed weights stay exactly zero.
         start: (K, P) where to start instead of the seeds' initial points.
         start_step: where in the schedule and the data order to start (rewinding).
-        coordinates: (theta0 (P,), seed) -> the coordinates that replica is trained in; weights themselves when None.
+        coordinates: (theta0 (P,), seed) -> the coordinates that a replica is trained in, one for all or one each;
+            weights themselves when None.
         recipe: instead of the task's.
         record: keep the example record.
         keep: steps after which to keep the weights.
@@ -83,6 +85,12 @@ def fit(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     positions = _positions(subsets, seeds, len(task.train))
     _check(task, recipe, seeds, positions, masks, start, device, record)
+    if coordinates is not None and masks is not None:
+        raise InputError("masks and coordinates are two ways to say how weights move; give one of them")
+    if isinstance(coordinates, Sequence) and len(coordinates) != len(seeds):
+        raise InputError(
+            f"there are {len(seeds)} seeds and {len(coordinates)} coordinates; give one each, or one for all"
+        )
     plan = Plan(
         task,
         recipe,
@@ -179,17 +187,16 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _coordinates(
-    task: Task,
-    seeds: tuple[int, ...],
-    masks: Tensor | None,
-    start: Tensor | None,
-    make: Callable[[Tensor, int], Reparametrisation] | None,
+    task: Task, seeds: tuple[int, ...], masks: Tensor | None, start: Tensor | None, make: Make | Sequence[Make] | None
 ) -> tuple[Reparametrisation, ...]:
     points = task.space.init_many(seeds) if start is None else start.detach().to("cpu", task.space.dtype)
     if masks is not None:
         every = masks.cpu().expand(len(seeds), task.space.size)
         return tuple(Mask(p, m) for p, m in zip(points, every, strict=True))
-    return tuple(make(p, s) if make else Identity(p) for p, s in zip(points, seeds, strict=True))
+    if make is None:
+        return tuple(map(Identity, points))
+    makers = list(make) if isinstance(make, Sequence) else [make] * len(seeds)
+    return tuple(m(p, s) for m, p, s in zip(makers, points, seeds, strict=True))
 
 
 def _positions(subsets: Sequence[Tensor] | Tensor | None, seeds: tuple[int, ...], n: int) -> tuple[Tensor, ...] | None:
