@@ -166,6 +166,11 @@ ROWS: dict[str, tuple[Write | None, str, tuple[str, ...]]] = {
     "too few of every class": (
         csv(lambda i: f"{i},1,{i // 2}", n=8), "audit t.csv", ("8 examples of 4 classes", "at least 3 examples"),
     ),
+    "too few to audit": (
+        csv(lambda i: f"{i},1,{i % 2}"),
+        "audit t.csv",
+        ("10 training examples", "at least 20"),
+    ),
     "ids that repeat": (
         csv(lambda i: f"{i % 9},1,{i % 2}", head="id,b,label"), "audit t.csv", ("repeats ids: 0 (2 times)", "unique"),
     ),

@@ -169,6 +169,7 @@ def test_texts_with_a_class_take_a_network_that_looks_at_the_end():
     data = splits(sequences(), torch.arange(20) % 2, kind="text")
     task = load(data, "causal-transformer:predict=last,width=8,depth=1,heads=2")
     assert task.objective is CLASSIFICATION and task.network.outputs == 2
+    assert load(data).network.options == {"predict": "last"}
     assert fit(quick(task)).predict("test").shape[-1] == 2
 
 
@@ -223,7 +224,7 @@ def test_the_record_agrees_with_torch(seed: int, classes: int, scale: float):
     record = classification_record(z, y)
     p, own = z.softmax(1), F.one_hot(y, classes).bool()
     torch.testing.assert_close(record["loss"], F.cross_entropy(z, y, reduction="none"))
-    torch.testing.assert_close(record["error"], (p - own.double()).norm(dim=1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(record["error"], (p - own.double()).norm(dim=1), atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(record["confidence"], p[own])
     torch.testing.assert_close(record["margin"], z[own] - z.masked_fill(own, -torch.inf).amax(1))
     assert torch.equal(record["correct"].bool(), z.argmax(1) == y)
@@ -234,6 +235,8 @@ def test_a_sure_network_has_finite_records_without_error_or_with_root_2():
     right, wrong = (classification_record(z, y) for y in (torch.arange(3), torch.tensor([1, 2, 0])))
     assert right["error"].abs().max() == 0 and torch.allclose(wrong["error"], torch.full((3,), 2**0.5))
     assert all(bool(v.isfinite().all()) for r in (right, wrong) for v in r.values())
+    small = classification_record(torch.tensor([[12.0, 0.0, 0.0]]), torch.tensor([0]))["error"]  # float32
+    assert small.item() == pytest.approx(6**0.5 * math.exp(-12), rel=1e-2)
 
 
 def test_losses_are_one_number_per_example():

@@ -34,6 +34,8 @@ from surplus.stats import Estimate
 from surplus.tasks import CLASSIFICATION, Task
 from surplus.training import Store
 
+_LEAST = 20
+"""Training examples below which a tenth of them teaches nothing."""
 PARTS = ("labels", "examples", "weights", "directions")
 
 
@@ -103,7 +105,15 @@ def audit(
         InputError: the task has no classes.
     """
     if task.objective is not CLASSIFICATION:
-        raise InputError(f"an audit needs class labels; {task.name} is a task of {task.objective.name}")
+        raise InputError(
+            f"an audit needs class labels; {task.name} is a task of {task.objective.name}. Name a column of classes, or"
+            " train and measure it through the library, whose other methods take every task"
+        )
+    if len(task.train) < _LEAST:
+        raise InputError(
+            f"{task.name} has {len(task.train)} training examples, too few to train on shares of them;"
+            f" an audit needs at least {_LEAST}"
+        )
     settings = settings or AuditSettings()
     bench = Bench(
         task, settings, plan_for(task), store or Store(), time.monotonic() if began is None else began, progress

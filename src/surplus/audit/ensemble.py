@@ -30,6 +30,8 @@ On CIFAR-10 with 2 readings of each example, the rank correlation with the publi
 probability, .857 for the proxy, .870 for their mean.
 """
 _MOST_ROUNDS = 64
+_MOST_SUSPECT = 0.45
+"""Where more examples look wrong, the others would teach little, and a half of the data might hold none of them."""
 _CLEAN_ABOVE = 0.02
 """From this estimated share of wrong labels on, more networks are trained without the suspects."""
 
@@ -118,8 +120,9 @@ class Ensemble:
     def find_suspects(self) -> None:
         """Note the plain networks' suspects, if they find enough wrong labels for others to be trained without."""
         check = self.check()
-        if check.rate.mean > _CLEAN_ABOVE:
-            self.suspects = check.probability > 0.5
+        suspects = check.probability > 0.5
+        if check.rate.mean > _CLEAN_ABOVE and suspects.double().mean() <= _MOST_SUSPECT:
+            self.suspects = suspects
 
     def _signals(self) -> dict[str, Tensor]:
         """Training's own signs of a wrong label."""

@@ -11,7 +11,7 @@ from surplus.tasks.recipe import Augment, Duration, Recipe
 def default_network(data: Dataset) -> tuple[str, dict[str, Any]]:
     """A small network that fits the data: (registered name, options)."""
     if data.kind == "text":
-        return "causal-transformer", {}
+        return "causal-transformer", {"predict": "all" if data.targets.dim() == 2 else "last"}
     if data.kind == "table" or min(data.shape[1:]) < 16:
         return "mlp", {"widths": (128, 64)}
     if data.shape[0] == 1 and min(data.shape[1:]) >= 20 and max(data.shape[1:]) <= 40:

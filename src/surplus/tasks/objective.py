@@ -38,14 +38,15 @@ def classification_record(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     total = e.sum(-1)
     loss = total.log() + top.squeeze(-1) - own
     p_own = (-loss).exp()
-    squared = e.square().sum(-1) / total.square() - p_own.square() + (1 - p_own).square()
+    others = e.scatter(-1, index, 0.0)  # so that the error of a sure answer is not a difference of two large numbers
+    squared = others.square().sum(-1) + others.sum(-1).square()  # (1 - p_y)^2 is the square of the others' sum
     margin = own - logits.scatter(-1, index, -torch.inf).amax(-1)
     return {
         "loss": loss,
         "correct": (margin >= 0).to(logits.dtype),
         "margin": margin,
         "confidence": p_own,
-        "error": squared.clamp(min=0).sqrt(),
+        "error": squared.sqrt() / total,
     }
 
 
