@@ -35,7 +35,7 @@ def program(arguments: list[str]) -> int:
         shares=(0.5, 0.9),
         runs_per_share=8,
         grand_runs=2,
-        examples=settings.ExamplesPlan(2, ("hardest",), (0.8, 0.4)),
+        examples=settings.ExamplesPlan(2, (), (0.8, 0.4)),
         weights=settings.WeightsPlan(2, 0.5, 2, (2,)),
         directions=settings.DirectionsPlan(2, (5, 10), (0.25, 0.5), 100, 3),
     )

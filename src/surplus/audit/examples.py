@@ -72,7 +72,7 @@ def examples_part(
         full.task.recipe.duration.steps(-(-len(hard) // full.task.recipe.batch_size)),
     )
     rule = "ccs" if wrong > _NOISY else "class-balanced-hardest"
-    rules = (*(plan.rules or (rule,)), "random")
+    rules = tuple(dict.fromkeys((*plan.rules, rule, "random")))
     arms = [(r, f) for r in rules for f in plan.fractions]
     subsets = {arm: _subsets(bench, arm, hard, labels, full.seeds, wrong) for arm in arms}
     task = bench.task.with_recipe(duration=f"{steps}it")  # as many steps as on all data
