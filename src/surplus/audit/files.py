@@ -81,7 +81,7 @@ def write_suspects(folder: Path, data: Dataset, check: LabelCheck) -> None:
 
 
 def write_ticket(folder: Path, task: Task, ticket: Ticket) -> None:
-    """ticket.safetensors: mask, start and trained weights of the sparsest matching network."""
+    """ticket.safetensors: mask and trained weights of the sparsest matching network."""
     meta = {"seed": ticket.seed, "network": task.network.identity, "data": task.train.fingerprint}
     save_ticket(folder / "ticket.safetensors", task.space, ticket.final * ticket.mask, ticket.mask, meta)
 

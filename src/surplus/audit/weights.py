@@ -13,7 +13,7 @@ from surplus.audit.settings import WeightsPlan
 from surplus.errors import InputError, MissingExtra
 from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, snip
 from surplus.pruning.imp import Level, from_masks, imp
-from surplus.space import Buffers, WeightSpace, generator
+from surplus.space import WeightSpace, generator
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import Network, Task
 from surplus.training import Run
@@ -27,7 +27,6 @@ class Ticket:
     """The sparsest network that matches, or the dense one."""
 
     mask: Tensor
-    start: Tensor
     final: Tensor
     density: float
     seed: int
@@ -38,7 +37,6 @@ class Smaller:
     """A network with fewer channels, trained."""
 
     module: nn.Module
-    buffers: Buffers | None
 
 
 def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, Any], Ticket, Smaller | None]:
@@ -120,9 +118,7 @@ def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]
     assert test is not None
     found = passed is not levels[0]
     best = int(passed.run.evaluate("test").metric.argmax())
-    ticket = Ticket(
-        passed.masks[best], passed.start[best], passed.run.theta[best], passed.density, passed.run.seeds[best]
-    )
+    ticket = Ticket(passed.masks[best], passed.run.theta[best], passed.density, passed.run.seeds[best])
     if found:
         sentence = f"{passed.density:.1%} of the prunable weights suffice: {change(test)}."
     else:
@@ -182,7 +178,7 @@ def _smaller(bench: Bench, dense: Run, result: dict[str, Any]) -> Smaller | None
             f" {rows[0]['accuracy']['mean']:.1%} before, {rows[1]['accuracy']['mean']:.1%} after fine-tuning."
         ),
     }
-    return Smaller(trained, None)
+    return Smaller(trained)
 
 
 def _fine_tune(bench: Bench, task: Task, small: nn.Module) -> Run:

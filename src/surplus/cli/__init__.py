@@ -218,15 +218,10 @@ def list_(kind: str | None = None) -> None:
     from surplus.errors import unknown
     from surplus.registry import KINDS, methods
 
-    wanted = (
-        None
-        if kind is None
-        else kind.lower()
-        .replace("-", " ")
-        .removesuffix("s")
-        .replace("studie", "study")
-        .replace("corruption s", "corruption")
-    )
+    wanted = None
+    if kind is not None:
+        wanted = kind.lower().replace("-", " ")
+        wanted = {f"{k}s": k for k in KINDS}.get(wanted, "study" if wanted == "studies" else wanted)
     if wanted is not None and wanted not in KINDS:
         raise unknown("kind of method", kind, KINDS)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -7,7 +7,6 @@ a JSON text in the header. Nothing is unpickled on the way back.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch.nn.utils import prune
 from surplus.errors import InputError, StoreError
 from surplus.pruning.masks import Ticket, density
 from surplus.space import WeightSpace
+from surplus.training.store import write_atomically
 
 _FORMAT = "surplus ticket 1"
 
@@ -44,7 +44,9 @@ def save_ticket(
     tensors = {name: t.detach().cpu().contiguous() for name, t in space.split(theta).items()}
     tensors |= {f"{name}:mask": m.cpu().contiguous() for name, m in space.split(mask).items()}
     header = {"format": _FORMAT, "density": repr(kept), "meta": json.dumps(dict(meta or {}))}
-    return write_atomically(path, save({n: t.clone() for n, t in tensors.items()}, header))
+    path = Path(path)
+    write_atomically(path, save({n: t.clone() for n, t in tensors.items()}, header))
+    return path
 
 
 def load_ticket(path: str | Path, space: WeightSpace) -> Ticket:
@@ -108,19 +110,6 @@ def from_torch_prune(space: WeightSpace, module: nn.Module) -> Ticket:
         values[block.name] = value
         masks[block.name] = buffers.get(f"{block.name}_mask", torch.ones_like(value)) != 0
     return Ticket(space.join(values), space.join(masks))
-
-
-def write_atomically(path: str | Path, data: bytes) -> Path:
-    """Write a file so that a reader sees the old one or the new one whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    return path
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

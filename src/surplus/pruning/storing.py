@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from surplus.errors import InputError, StoreError
 from surplus.pruning.dead_units import SelectLinear
-from surplus.pruning.export import write_atomically
+from surplus.training.store import write_atomically
 
 _FORMAT = "surplus module 1"
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"

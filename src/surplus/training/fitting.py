@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from surplus.errors import InputError
+from surplus.errors import InputError, check_device
 from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
 from surplus.training.engine import Single, Stacked
@@ -255,14 +255,7 @@ def _check(
             f"a shift of {recipe.augment.shift} pixels does not fit images of"
             f" {task.train.shape[1]}x{task.train.shape[2]}"
         )
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise InputError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device here; use device='cpu'")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no Apple GPU here; use device='cpu'")
+    check_device(device)
 
 
 # ---- stacked or spread ----------------------------------------------------------------------------------------------

@@ -235,8 +235,6 @@ class Loop:
             state["history"] = torch.stack(self.history)
         if self.record is not None:
             state |= {f"record.{k}": v for k, v in self.record.state().items()}
-        for i, observer in enumerate(self.plan.observers):
-            state |= {f"observer{i}.{k}": v for k, v in observer.state().items()}
         return state
 
     def _resume(self) -> None:
@@ -254,8 +252,6 @@ class Loop:
         self.history = list(state["history"]) if "history" in state else []
         if self.record is not None:
             self.record.load_state(_below("record", state))
-        for i, observer in enumerate(self.plan.observers):
-            observer.load_state(_below(f"observer{i}", state))
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

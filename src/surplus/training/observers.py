@@ -1,11 +1,10 @@
-"""Observers watch `fit`; they never change training. What they remember goes into the checkpoint."""
+"""Observers watch `fit`; they never change training. A run that is watched starts anew each time, without resuming."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -31,17 +30,10 @@ class Step:
 
 
 class Observer:
-    """Base of all observers: does nothing, remembers nothing."""
+    """Base of all observers: does nothing."""
 
     def on_step(self, event: Step) -> None:
         """Called after every update."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs to go on."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up what `state` gave."""
 
 
 class Probe(Observer):
@@ -59,14 +51,6 @@ class Probe(Observer):
     def on_step(self, event: Step) -> None:
         if event.step % self.every == 0 or event.step == event.total:
             self.rows.append((event.step, self.measure(event.theta).detach().cpu()))
-
-    def state(self) -> dict[str, Tensor]:
-        if not self.rows:
-            return {}
-        return {"steps": torch.tensor([s for s, _ in self.rows]), "values": torch.stack([v for _, v in self.rows])}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.rows = list(zip(state["steps"].tolist(), state["values"], strict=True)) if state else []
 
 
 class Progress(Observer):
