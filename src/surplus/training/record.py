@@ -31,6 +31,8 @@ from surplus.training.store import write_atomically
 
 _PENDING = 2_000_000
 """Logits kept before they are reduced, in numbers: reducing many batches at once is what makes recording cheap."""
+_CHUNK = 4096
+"""Visits reduced at a time: what fits a processor's cache."""
 _FLUSH_NUMBERS, _FLUSH_SECONDS = 20_000_000, 5.0
 """Closed epochs go to disk once they hold so many numbers, or so long after the last ones."""
 
@@ -158,10 +160,13 @@ class ExampleRecord:
                 f"the record is of {self.n} examples, so indices lie in 0..{self.n - 1};"
                 f" update was given indices from {int(index.min())} to {int(index.max())}"
             )
-        for name, values in self.reduce(outputs.flatten(0, 1).float(), targets.flatten(0, 1)).items():
+        chunks = zip(outputs.flatten(0, 1).split(_CHUNK), targets.flatten(0, 1).split(_CHUNK), strict=True)
+        parts = [self.reduce(o.float(), t) for o, t in chunks]
+        for name in parts[0]:
+            values = torch.cat([part[name] for part in parts]).view(k, -1).float().cpu()
             if name not in self._values:
                 self._values[name] = torch.full((k, self.n), torch.nan)
-            self._values[name].scatter_(1, index.cpu(), values.view(k, -1).float().cpu())
+            self._values[name].scatter_(1, index.cpu(), values)
 
     def _check(self) -> None:
         """Refuse batches whose tensors do not fit together."""
@@ -192,7 +197,10 @@ class ExampleRecord:
             **{name: v[seen].numpy() for name, v in values.items()},
         }
         buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd", compression_level=1, write_page_checksum=True)
+        pq.write_table(
+            pa.table(columns), buffer, compression="zstd", compression_level=1, write_page_checksum=True,
+            use_dictionary=["epoch", "replica"],
+        )  # fmt: skip
         return buffer.getvalue()
 
 
