@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,7 +45,8 @@ study = App(name="study", help="Re-measure published claims.", help_epilogue=" "
 app.command(runs)
 app.command(study)
 
-_STARTED = time.monotonic()
+_STARTED = 0.0
+"""When this command began, on the monotonic clock: what a budget counts from."""
 
 
 def main() -> None:
@@ -54,9 +56,13 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
+    global _STARTED
+    _STARTED = time.monotonic()
     complain = Console(stderr=True, highlight=False, soft_wrap=True).print
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: complain(f"surplus: {message}", markup=False)
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
         complain(f"surplus: {_one_paragraph(error).rstrip('.')}. See surplus --help", markup=False)
