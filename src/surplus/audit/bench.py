@@ -34,8 +34,13 @@ class Bench:
     runs: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
+    spendable: float = math.inf
+    """Seconds of the budget that were left when the audit's work began."""
     cost: float = 0.0
     """Seconds of one full training run on one processor; measured when there is a budget."""
+
+    def __post_init__(self) -> None:
+        self.wanted = self.plan  # what would be done without a budget
 
     @property
     def options(self) -> dict[str, Any]:
@@ -185,10 +190,9 @@ def number(value: Any) -> float | None:
 
 
 def within_budget(bench: Bench) -> Plan:
-    """The plan cut down to the budget: at least 40% for the ensemble, the other parts as far as they fit, in order.
+    """The plan cut down to the budget, by a measured cost.
 
-    A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble. Cost and
-    time left are those of the first attempt: an audit that is run again goes on by the same plan.
+    Cost and time left are those of the first attempt: an audit that is run again goes on by the same plan.
     """
     spec = {
         "of": "cost of a full run",
@@ -201,8 +205,18 @@ def within_budget(bench: Bench) -> Plan:
     found = bench.store.cached(
         spec, lambda: {"cost": torch.tensor(bench.measure_cost()), "left": torch.tensor(bench.left)}
     )
-    bench.cost, left = float(found["cost"]), float(found["left"])
-    plan, rest = bench.plan, 0.6 * left
+    bench.cost, bench.spendable = float(found["cost"]), float(found["left"])
+    return divide(bench)
+
+
+def divide(bench: Bench) -> Plan:
+    """Share the budget out: at least 40% to the ensemble, the other parts as far as they fit, in order.
+
+    A part is done in full, or leanly, or left out with a note; what is not spent goes back to the ensemble.
+    """
+    plan, left = bench.wanted, bench.spendable
+    rest = 0.6 * left
+    bench.left_out = [row for row in bench.left_out if row["what"] != "the whole part"]
     chosen: dict[str, Any] = {}
     for name, lean in LEAN.items():
         seconds = {p: 1.2 * bench.wall(p.full_runs) for p in (getattr(plan, name), lean)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surplus.audit.bench import Bench
+from surplus.audit.bench import Bench, divide
 from surplus.errors import InputError
 from surplus.examples import score_all
 from surplus.examples.grand import grand
@@ -168,6 +168,7 @@ def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None
             _add(bench, ensemble, 0.5, rounds * size, size, keep)
         if not rounds:
             bench.learn_cost(ensemble.runs[0], 0.5, epochs(ensemble.task) / epochs(bench.task))
+            bench.plan = divide(bench)
         spent += _seconds(bench, (ensemble.cleaned or ensemble.runs)[-1], time.monotonic() - began)
         rounds += 1
 
