@@ -30,6 +30,13 @@ On CIFAR-10 with 2 readings of each example, the rank correlation with the publi
 probability, .857 for the proxy, .870 for their mean.
 """
 _MOST_ROUNDS = 64
+_LONGER = 2.5
+"""How much longer cleaned networks train under a budget that allows it.
+
+On MNIST with 10% wrong labels, 4 cleaned networks find them with precision .988 after 3 epochs and .991 after 8.
+"""
+_ENOUGH = 3
+"""With so many cleaned readings of every example, the plain networks' are left out: they read worse."""
 _MOST_SUSPECT = 0.45
 """Where more examples look wrong, the others would teach little, and a half of the data might hold none of them."""
 _CLEAN_ABOVE = 0.02
@@ -113,8 +120,10 @@ class Ensemble:
         if self.cleaned:
             more = torch.cat([self.read(r) for r in self.cleaned])
             sound = more.isfinite().flatten(1).all(1)
-            outputs = torch.cat([outputs, more[sound]])
-            trained_on = torch.cat([trained_on, torch.cat([r.trained_on for r in self.cleaned])[sound]])
+            more, theirs = more[sound], torch.cat([r.trained_on for r in self.cleaned])[sound]
+            enough = int((~theirs).sum(0).min()) >= _ENOUGH
+            outputs = more if enough else torch.cat([outputs, more])
+            trained_on = theirs if enough else torch.cat([trained_on, theirs])
         return check_labels(outputs, trained_on, labels, self._signals())
 
     def find_suspects(self) -> None:
@@ -146,31 +155,36 @@ def train_ensemble(bench: Bench) -> Ensemble:
             _add(bench, ensemble, share, 0, plan.runs_per_share, keep)
         ensemble.find_suspects()
         if ensemble.suspects is not None:
-            _add_cleaned(bench, ensemble, 0, plan.runs_per_share)
+            _add_cleaned(bench, ensemble, 0, plan.runs_per_share, ensemble.task)
         return ensemble
     _add_rounds(bench, ensemble, keep)
     return ensemble
 
 
 def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None:
-    """Rounds of one run per processor until no further one would end in time; once 40% is spent, cleaned ones."""
-    size, spent, rounds, plain = max(2, processors()), 0.0, 0, 0
+    """Rounds of one run per processor until no further one would end in time; once 40% is spent, cleaned ones.
+
+    Without wrong labels to learn by heart, longer training pays: cleaned networks train longer if a few such rounds fit.
+    """
+    size, spent, last, rounds, plain, task = max(2, processors()), 0.0, 0.0, 0, 0, ensemble.task
     while rounds < _MOST_ROUNDS:
         began = time.monotonic()
-        if rounds and spent * (rounds + 1.1) / rounds > bench.plan.ensemble_seconds:
+        if rounds and spent + 1.1 * last > bench.plan.ensemble_seconds:
             break
         if not plain and spent > 0.4 * bench.plan.ensemble_seconds:
             ensemble.find_suspects()
-            plain = rounds
+            plain, left = rounds, bench.plan.ensemble_seconds - spent
+            if ensemble.suspects is not None and left > 3 * _LONGER * spent / rounds:
+                task = task.with_recipe(duration=f"{max(1, round(_LONGER * epochs(task)))}ep")
         if ensemble.suspects is not None:
-            _add_cleaned(bench, ensemble, (rounds - plain) * size, size)
+            _add_cleaned(bench, ensemble, (rounds - plain) * size, size, task)
         else:
             _add(bench, ensemble, 0.5, rounds * size, size, keep)
         if not rounds:
             bench.learn_cost(ensemble.runs[0], 0.5, epochs(ensemble.task) / epochs(bench.task))
             bench.plan = divide(bench)
-        spent += _seconds(bench, (ensemble.cleaned or ensemble.runs)[-1], time.monotonic() - began)
-        rounds += 1
+        last = _seconds(bench, (ensemble.cleaned or ensemble.runs)[-1], time.monotonic() - began)
+        spent, rounds = spent + last, rounds + 1
 
 
 def _seconds(bench: Bench, run: Run, seconds: float) -> float:
@@ -186,7 +200,7 @@ def _add(bench: Bench, ensemble: Ensemble, share: float, first: int, count: int,
     ensemble.shares.append(torch.full((count,), share))
 
 
-def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> None:
+def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int, task: Task) -> None:
     """Runs on halves from which the plain networks' suspects are taken out; all halves keep the same size."""
     assert ensemble.suspects is not None
     n, seeds = len(ensemble.task.train), bench.seeds("ensemble cleaned", first + count)[first:]
@@ -196,7 +210,7 @@ def _add_cleaned(bench: Bench, ensemble: Ensemble, first: int, count: int) -> No
     for subset, seed in zip(subsets, seeds, strict=True):
         rows = subset.nonzero().squeeze(1)
         positions.append(rows[torch.randperm(len(rows), generator=generator(seed, "cleaned"))[:size]].sort().values)
-    ensemble.cleaned.append(bench.fit("labels", ensemble.task, seeds=seeds, subsets=positions))
+    ensemble.cleaned.append(bench.fit("labels", task, seeds=seeds, subsets=positions))
 
 
 def epochs(task: Task) -> float:
