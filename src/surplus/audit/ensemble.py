@@ -164,7 +164,7 @@ def train_ensemble(bench: Bench) -> Ensemble:
 def _add_rounds(bench: Bench, ensemble: Ensemble, keep: tuple[int, ...]) -> None:
     """Rounds of one run per processor until no further one would end in time; once 40% is spent, cleaned ones.
 
-    Without wrong labels to learn by heart, longer training pays: cleaned networks train longer if a few such rounds fit.
+    Without wrong labels to learn by heart, longer training pays: cleaned networks train longer if rounds of it fit.
     """
     size, spent, last, rounds, plain, task = max(2, processors()), 0.0, 0.0, 0, 0, ensemble.task
     while rounds < _MOST_ROUNDS:
