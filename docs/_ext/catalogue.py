@@ -40,12 +40,14 @@ def rooms(root: Path) -> list[str]:
 
 
 def room_page(room: str) -> str:
-    """A room's docstring, then each of its modules with what it defines."""
-    package = import_module(f"surplus.{room}")
-    names = sorted(m.name for m in pkgutil.iter_modules(getattr(package, "__path__", [])) if not m.name.startswith("_"))
-    lines = [f"# {room}\n", automodule(f"surplus.{room}", *(["no-members"] if names else []))]
-    for name in names:
-        lines += [f"## {room}.{name}\n", automodule(f"surplus.{room}.{name}")]
+    """A room's docstring, then each of its modules, those of sub-rooms included, with what it defines."""
+    top = f"surplus.{room}"
+    found = list(pkgutil.walk_packages(getattr(import_module(top), "__path__", []), f"{top}."))
+    lines = [f"# {room}\n", automodule(top, *(["no-members"] if found else []))]
+    for module in sorted(found, key=lambda m: (m.name.count("."), m.name)):
+        if not module.name.rpartition(".")[2].startswith("_"):
+            options = ["no-members"] if module.ispkg else []
+            lines += [f"## {module.name.removeprefix('surplus.')}\n", automodule(module.name, *options)]
     return "\n".join(lines)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from surplus.audit.bench import Bench, divide
 from surplus.errors import InputError
 from surplus.examples import score_all
-from surplus.examples.grand import grand
 from surplus.examples.labels import LabelCheck, check_labels
+from surplus.examples.scores.grand import grand
 from surplus.examples.subsets import balanced_subsets
 from surplus.space import generator
 from surplus.stats import Estimate

@@ -1,22 +1,22 @@
 """Which examples matter: one number per example from training evidence, and rules that pick a subset by it."""
 
-from surplus.examples.aum import aum
-from surplus.examples.balanced import class_balanced_hardest, class_balanced_random, within_classes
-from surplus.examples.c_score import accuracy_profile, c_score
-from surplus.examples.ccs import ccs
-from surplus.examples.el2n import el2n, el2n_from_logits
 from surplus.examples.evidence import EVIDENCE
-from surplus.examples.forgetting import forgetting
-from surplus.examples.grand import grand, grand_last
-from surplus.examples.herding import herding, herding_order
-from surplus.examples.k_center import k_center, k_center_order
-from surplus.examples.kernel_density import density, same_class_density, signed_density
-from surplus.examples.learning_speed import cumulative_accuracy, cumulative_confidence, cumulative_loss
-from surplus.examples.local_outlier_factor import local_outlier_factor
-from surplus.examples.memorization import influence, influential_pairs, memorization
-from surplus.examples.moderate import moderate
+from surplus.examples.scores.aum import aum
+from surplus.examples.scores.c_score import accuracy_profile, c_score
+from surplus.examples.scores.el2n import el2n, el2n_from_logits
+from surplus.examples.scores.forgetting import forgetting
+from surplus.examples.scores.grand import grand, grand_last
+from surplus.examples.scores.kernel_density import density, same_class_density, signed_density
+from surplus.examples.scores.learning_speed import cumulative_accuracy, cumulative_confidence, cumulative_loss
+from surplus.examples.scores.local_outlier_factor import local_outlier_factor
+from surplus.examples.scores.memorization import influence, influential_pairs, memorization
 from surplus.examples.scoring import hardness, reliability, score, score_all
-from surplus.examples.selection import easiest, hardest, offset_window, random_subset, select
+from surplus.examples.selections.balanced import class_balanced_hardest, class_balanced_random, within_classes
+from surplus.examples.selections.base import easiest, hardest, offset_window, random_subset, select
+from surplus.examples.selections.ccs import ccs
+from surplus.examples.selections.herding import herding, herding_order
+from surplus.examples.selections.k_center import k_center, k_center_order
+from surplus.examples.selections.moderate import moderate
 
 __all__ = [
     "EVIDENCE",

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from surplus.errors import InputError
-from surplus.examples.selection import check_embeddings, check_keep, mask_of, shuffled
+from surplus.examples.selections.base import check_embeddings, check_keep, mask_of, shuffled
 from surplus.registry import method
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from surplus.examples.selection import Rule, check_keep, check_labels, check_selection, hardest, random_subset
+from surplus.examples.selections.base import Rule, check_keep, check_labels, check_selection, hardest, random_subset
 from surplus.registry import method
 
 PAPER = "Guo, Zhao & Bai 2022, arXiv 2204.08499"

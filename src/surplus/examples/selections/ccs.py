@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from surplus.errors import InputError
-from surplus.examples.selection import check_selection, check_share, hardest_first, mask_of, shuffled
+from surplus.examples.selections.base import check_selection, check_share, hardest_first, mask_of, shuffled
 from surplus.registry import method
 
 

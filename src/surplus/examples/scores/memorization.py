@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from surplus.errors import InputError
-from surplus.examples.c_score import accuracy_profile, over_shares
 from surplus.examples.evidence import check, real
+from surplus.examples.scores.c_score import accuracy_profile, over_shares
 from surplus.registry import method
 from surplus.stats import Estimate
 

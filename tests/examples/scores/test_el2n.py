@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 
 from surplus.errors import InputError
 from surplus.examples import el2n, el2n_from_logits
-from surplus.examples.el2n import early_epoch
+from surplus.examples.scores.el2n import early_epoch
 
 
 def test_a_sure_network_scores_zero_when_right_and_root_two_when_wrong():

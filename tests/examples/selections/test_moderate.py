@@ -1,7 +1,7 @@
 import torch
 
 from surplus.examples import moderate
-from surplus.examples.moderate import distance_from_median
+from surplus.examples.selections.moderate import distance_from_median
 
 
 def test_the_middling_examples_of_a_line_are_kept():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from surplus.errors import InputError
 from surplus.examples import ccs
-from surplus.examples.ccs import strata_of, stratum_budgets
+from surplus.examples.selections.ccs import strata_of, stratum_budgets
 from surplus.space import generator
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surplus.errors import InputError
-from surplus.examples.grand import grand, grand_last
+from surplus.examples.scores.grand import grand, grand_last
 from surplus.registry import find
 from surplus.space import WeightSpace, generator
 from surplus.space.per_example import per_example_grads

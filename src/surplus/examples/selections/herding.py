@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from surplus.examples.selection import check_embeddings, check_keep, mask_of
+from surplus.examples.selections.base import check_embeddings, check_keep, mask_of
 from surplus.registry import method
 
 

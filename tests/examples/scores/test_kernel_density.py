@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from surplus.errors import InputError
-from surplus.examples import density, kernel_density, same_class_density, signed_density
-from surplus.examples.kernel_density import half_mean_distance
+from surplus.examples import density, same_class_density, signed_density
+from surplus.examples.scores import kernel_density
+from surplus.examples.scores.kernel_density import half_mean_distance
 
 
 def test_two_points_have_the_density_found_by_hand():

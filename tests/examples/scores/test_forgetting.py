@@ -5,7 +5,7 @@ import torch
 
 from surplus.errors import InputError
 from surplus.examples import forgetting
-from surplus.examples.forgetting import forgetting_events
+from surplus.examples.scores.forgetting import forgetting_events
 
 NAN = float("nan")
 

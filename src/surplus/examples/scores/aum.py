@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from surplus.examples.evidence import check
-from surplus.examples.learning_speed import cumulative_mean
+from surplus.examples.scores.learning_speed import cumulative_mean
 from surplus.registry import method
 from surplus.stats import Estimate
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surplus.examples import class_balanced_hardest, class_balanced_random, hardest, herding, within_classes
-from surplus.examples.balanced import largest_remainder
+from surplus.examples.selections.balanced import largest_remainder
 from surplus.space import generator
 
 
