@@ -52,9 +52,9 @@ def program(what: str, log: str) -> None:
         update, resume = Loop._update, Loop._resume
         loop_module.CHECKPOINT_SECONDS = 0.04
 
-        def slowly(self, engine):
+        def slowly(self):
             time.sleep(0.002)  # so that a fast machine can be killed, too
-            update(self, engine)
+            update(self)
 
         def noted(self):
             resume(self)
@@ -179,11 +179,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, every: int = 1) -> None:
     """An end after `step` updates, with a checkpoint after each `every` of them."""
     update, count = Loop._update, [0]
 
-    def counted(self, engine):
+    def counted(self):
         if count[0] == step:
             raise Stopped
         count[0] += 1
-        update(self, engine)
+        update(self)
         if count[0] % every == 0:
             self.entry.write_checkpoint(self._state())
 
@@ -300,9 +300,9 @@ def test_checkpoints_of_large_networks_do_not_eat_the_time(tmp_path, monkeypatch
     update = Loop._update
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: clock[0])
 
-    def second(self, engine):
+    def second(self):
         clock[0] += 1.0
-        update(self, engine)
+        update(self)
 
     def slow(self, tensors):
         clock[0] += 4.0

@@ -1,4 +1,4 @@
-"""Gradients of K networks on K batches: one program for a stack of small networks, the ordinary fast path for one.
+"""Gradients of K networks on K batches: one program for a stack of small networks, ordinary autograd for each else.
 
 (theta (K, P), x (K, B, ...), y (K, B, ...))  ->  outputs (K, B, ...), losses (K, B), gradients (K, P)
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -14,12 +15,21 @@ from torch import Tensor, nn
 from surplus.space import seed_for, seeded
 from surplus.tasks import Recipe, Task
 
+Weigh = Callable[[Tensor], Tensor | None]
+"""Losses (K, B) -> weights (K, B) of the examples in mean(w * loss); None means that all count the same."""
+
 
 class Engine(Protocol):
     """What both engines do."""
 
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, per-example losses, and each network's gradient of its mean loss."""
+        ...
+
+    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
+        """What the forward pass of training gives: (K, B, ...), without gradient."""
         ...
 
 
@@ -35,42 +45,69 @@ class Stacked:
         self.space.module = copy.deepcopy(task.space.module).to(device)
         self.buffers = task.space.fresh_buffers(device, replicas)  # running averages that nobody reads
 
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         theta = theta.detach().requires_grad_()
-        with _arithmetic(self.recipe, theta.device):
-            outputs = _full(self.space.apply_each(theta, x, self.buffers, train=True))
+        outputs = self._forward(theta, x)
         losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(
             len(theta), -1
         )
-        (grad,) = torch.autograd.grad(losses.mean(1).sum(), theta)
+        weights = weigh(losses.detach()) if weigh is not None else None
+        means = (losses if weights is None else weights * losses).mean(1)
+        (grad,) = torch.autograd.grad(means.sum(), theta)
         return outputs.detach(), losses.detach(), grad
 
+    @torch.no_grad()
+    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
+        return self._forward(theta, x)
 
-class Single:
-    """One network: a module whose parameters are views of one flat vector, and ordinary autograd."""
+    def _forward(self, theta: Tensor, x: Tensor) -> Tensor:
+        with _arithmetic(self.recipe, theta.device):
+            return _full(self.space.apply_each(theta, x, self.buffers, train=True))
 
-    def __init__(self, task: Task, recipe: Recipe, seed: int, device: torch.device) -> None:
-        self.task, self.recipe, self.seed = task, recipe, seed
-        self.module = copy.deepcopy(task.space.module).to(device).train()
-        self.point = torch.empty(task.space.size, device=device, dtype=task.space.dtype)
-        self.parameters = bind(task, self.module, self.point)
 
-    def __call__(self, theta: Tensor, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        self.point.copy_(theta[0])
-        if self.task.space.has_dropout:
-            with seeded(seed_for(self.seed, "dropout", step)):
-                outputs = self._forward(x[0])
-        else:
-            outputs = self._forward(x[0])
-        losses = self.task.objective.loss(outputs, y[0], self.recipe.label_smoothing)
-        grads = torch.autograd.grad(losses.mean(), self.parameters, allow_unused=True, materialize_grads=True)
-        return outputs.detach()[None], losses.detach()[None], torch.cat([g.reshape(-1) for g in grads])[None]
+class Separate:
+    """Each network as a module whose parameters are views of one flat vector, and ordinary autograd; usually one."""
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def __init__(self, task: Task, recipe: Recipe, seeds: Sequence[int], device: torch.device) -> None:
+        self.task, self.recipe, self.seeds = task, recipe, tuple(seeds)
+        self.modules = [copy.deepcopy(task.space.module).to(device).train() for _ in seeds]
+        self.points = [torch.empty(task.space.size, device=device, dtype=task.space.dtype) for _ in seeds]
+        self.parameters = [bind(task, m, p) for m, p in zip(self.modules, self.points, strict=True)]
+
+    def __call__(
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, smoothing = self._forward(theta, x, step), self.recipe.label_smoothing
+        losses = [self.task.objective.loss(o, t, smoothing) for o, t in zip(outputs, y, strict=True)]
+        values = torch.stack(losses).detach()
+        weights = weigh(values) if weigh is not None else None
+        means = [row.mean() if weights is None else (weights[k] * row).mean() for k, row in enumerate(losses)]
+        grads = [_gradient(mean, own) for mean, own in zip(means, self.parameters, strict=True)]
+        return torch.stack(outputs).detach(), values, torch.stack(grads)
+
+    @torch.no_grad()
+    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
+        return torch.stack(self._forward(theta, x, step))
+
+    def _forward(self, theta: Tensor, x: Tensor, step: int) -> list[Tensor]:
+        """Each network's outputs, in a graph of its own."""
+        rows = []
+        for k, (module, seed) in enumerate(zip(self.modules, self.seeds, strict=True)):
+            self.points[k].copy_(theta[k])
+            if self.task.space.has_dropout:
+                with seeded(seed_for(seed, "dropout", step)):
+                    rows.append(self._one(module, x[k]))
+            else:
+                rows.append(self._one(module, x[k]))
+        return rows
+
+    def _one(self, module: nn.Module, x: Tensor) -> Tensor:
         if self.recipe.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with _arithmetic(self.recipe, x.device):
-            return _full(self.module(x))
+            return _full(module(x))
 
 
 def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
@@ -79,6 +116,12 @@ def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
     for name, view in task.space.split(point).items():
         parameters[name].data = view
     return [parameters[b.name] for b in task.space.blocks]
+
+
+def _gradient(mean: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+    """(P,) gradient of one network's mean loss."""
+    grads = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.reshape(-1) for g in grads])
 
 
 def _arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:

@@ -20,10 +20,11 @@ from torch import Tensor
 from surplus.errors import InputError, check_device
 from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
-from surplus.training.engine import Single, Stacked
+from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, history_table
 from surplus.training.observers import Observer
+from surplus.training.rules import Rule, check_pairs
 from surplus.training.run import Run
 from surplus.training.store import Entry, Store, code_version
 
@@ -47,6 +48,7 @@ def fit(
     start_step: int = 0,
     coordinates: Make | Sequence[Make] | None = None,
     recipe: Recipe | None = None,
+    rule: Rule | None = None,
     record: bool = False,
     keep: Iterable[int] = (),
     observers: Sequence[Observer] = (),
@@ -67,6 +69,7 @@ def fit(
         coordinates: (theta0 (P,), seed) -> the coordinates that a replica is trained in, one for all or one each;
             weights themselves when None.
         recipe: instead of the task's.
+        rule: what changes about a step: which examples of a batch are used, how they weigh, how gradients are joined.
         record: keep the example record.
         keep: steps after which to keep the weights.
         observers: watch training; with observers a run stays in this process and is trained, not looked up.
@@ -85,6 +88,9 @@ def fit(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     positions = _positions(subsets, seeds, len(task.train))
     _check(task, recipe, seeds, positions, masks, start, device, record)
+    if rule is not None:
+        check_pairs(rule, len(seeds), positions)
+        rule.check(task, recipe, len(seeds))
     if coordinates is not None and masks is not None:
         raise InputError("masks and coordinates are two ways to say how weights move; give one of them")
     if isinstance(coordinates, Sequence) and len(coordinates) != len(seeds):
@@ -101,10 +107,11 @@ def fit(
         record,
         tuple(sorted(set(keep))),
         device,
+        rule=rule,
         observers=tuple(observers),
     )
-    stacked = _choose(plan, execution, store)
-    groups = _groups(plan, stacked, jobs or processors())
+    plan = replace(plan, stacked=_choose(plan, execution, store))
+    groups = _groups(plan, jobs or processors())
     plans = [_part(plan, g, _threads(plan, len(groups))) for g in groups]
     entries = [store.entry(_spec(p)) for p in plans]
     todo = [(p, e) for p, e in zip(plans, entries, strict=True) if observers or not e.usable()]
@@ -179,6 +186,8 @@ def _spec(plan: Plan) -> dict[str, Any]:
         "device": torch.device(plan.device).type,
         "observed": bool(plan.observers),
         "threads": plan.threads,
+        "rule": plan.rule.spec() if plan.rule else None,
+        **({"separate": True} if len(plan.seeds) > 1 and not plan.stacked else {}),
     }
 
 
@@ -261,23 +270,31 @@ def _check(
 # ---- stacked or spread ----------------------------------------------------------------------------------------------
 
 
-def _groups(plan: Plan, stacked: bool, jobs: int) -> list[list[int]]:
-    """Which replicas go together: those of one subset size, in stacks that fit memory and feed all processors."""
-    if not stacked:
-        return [[k] for k in range(len(plan.seeds))]
-    sizes: dict[tuple[Any, ...], list[int]] = {}
-    for k in range(len(plan.seeds)):
+def _groups(plan: Plan, jobs: int) -> list[list[int]]:
+    """Which replicas go together: those of one subset size, in stacks that fit memory and feed all processors.
+
+    Replicas that a rule binds together are never parted.
+    """
+    bound = plan.rule.together if plan.rule else 1
+    units = [list(range(k, k + bound)) for k in range(0, len(plan.seeds), bound)]
+    if not plan.stacked:
+        return units
+    sizes: dict[tuple[Any, ...], list[list[int]]] = {}
+    for unit in units:
+        k = unit[0]
         size = len(plan.subsets[k]) if plan.subsets else len(plan.task.train)
-        sizes.setdefault((size, plan.coordinates[k].size, type(plan.coordinates[k])), []).append(k)
+        sizes.setdefault((size, plan.coordinates[k].size, type(plan.coordinates[k])), []).append(unit)
     most = max(2, _STACK_BYTES // (plan.task.space.size * 4 * 5)) if plan.device == "cpu" else _gpu_stack(plan)
     share_out = jobs if plan.device == "cpu" and not plan.observers else 1
-    return [part for group in sizes.values() for part in _even(group, most, share_out)]
+    return [part for group in sizes.values() for part in _even(group, max(1, most // bound), share_out)]
 
 
-def _even(group: list[int], most: int, jobs: int) -> list[list[int]]:
-    """Cut a group into stacks of at most `most`, and at least `jobs` of them while each has two replicas."""
-    parts = max(-(-len(group) // most), min(jobs, len(group) // 2))
-    return [c.tolist() for c in torch.tensor(group).tensor_split(parts)]
+def _even(units: list[list[int]], most: int, jobs: int) -> list[list[int]]:
+    """Cut units into stacks of at most `most`, and at least `jobs` of them while each has two replicas."""
+    replicas = sum(map(len, units))
+    parts = min(len(units), max(-(-len(units) // most), min(jobs, replicas // 2)))
+    cuts = torch.arange(len(units)).tensor_split(parts)
+    return [[k for i in cut.tolist() for k in units[i]] for cut in cuts]
 
 
 def _gpu_stack(plan: Plan) -> int:
@@ -296,6 +313,8 @@ def _part(plan: Plan, group: list[int], threads: int) -> Plan:
     return replace(
         plan,
         threads=threads,
+        stacked=plan.stacked and len(group) > 1,
+        rule=plan.rule.part(group) if plan.rule else None,
         seeds=tuple(plan.seeds[k] for k in group),
         subsets=tuple(plan.subsets[k] for k in group) if plan.subsets else None,
         coordinates=tuple(plan.coordinates[k] for k in group),
@@ -347,7 +366,7 @@ def _stacking_wins(plan: Plan, steps: int = 4) -> bool:
 
 
 def _alone_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
-    return _seconds(Single(plan.task, plan.recipe, 0, x.device), theta[:1], x[None], y[None], steps)
+    return _seconds(Separate(plan.task, plan.recipe, [0], x.device), theta[:1], x[None], y[None], steps)
 
 
 def _stack_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
@@ -357,7 +376,7 @@ def _stack_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) 
     )
 
 
-def _seconds(engine: Single | Stacked, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
+def _seconds(engine: Engine, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
     engine(theta, x, y, 0)
     times = []
     for step in range(steps):

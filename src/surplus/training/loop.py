@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -20,12 +20,14 @@ from surplus.data import Dataset
 from surplus.errors import unknown
 from surplus.reparam import Reparametrisation, stack
 from surplus.space import generator
+from surplus.space.per_example import per_example_grads
 from surplus.tasks import Recipe, Task
 from surplus.training.augment import augment, draw
-from surplus.training.engine import Engine, Single, Stacked
+from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.observers import Observer, Step
 from surplus.training.optim import OPTIMISERS, clip_per_replica, learning_rate
 from surplus.training.record import ExampleRecord
+from surplus.training.rules import Batch, Moment, Rule
 from surplus.training.store import Entry
 
 CHECKPOINT_SECONDS = 5.0
@@ -48,6 +50,9 @@ class Plan:
     """Steps whose weights are kept."""
     device: str = "cpu"
     threads: int = 1
+    stacked: bool = False
+    """All replicas in one program rather than one after another."""
+    rule: Rule | None = None
     observers: tuple[Observer, ...] = field(default=())
 
     @property
@@ -61,6 +66,21 @@ class Plan:
     @cached_property
     def total(self) -> int:
         return self.recipe.duration.steps(self.steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What one step learnt from."""
+
+    batch: Batch
+    outputs: Tensor
+    """(K, B, ...)."""
+    losses: Tensor
+    """(K, B)."""
+    grad: Tensor
+    """(K, P)."""
+    weights: Tensor | None = None
+    """(K, B); None where all examples counted the same."""
 
 
 class Loop:
@@ -84,6 +104,9 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.record = self._recorder() if plan.record else None
         self._epoch = -1
+        self.rule = plan.rule.to(self.device) if plan.rule else Rule()
+        self.memory: dict[str, Tensor] = {}
+        """What the rule remembers."""
         parts = torch.arange(plan.examples).tensor_split(plan.steps_per_epoch)  # batches of nearly equal size
         self._bounds = [0, *(int(p[-1]) + 1 for p in parts)]
 
@@ -94,10 +117,12 @@ class Loop:
         self._resume()
         if self.step == self.plan.start_step:
             self._keep(self.step)
-        engine = self._engine()
+        self.engine = self._engine()
+        if self.plan.rule and not self.memory:
+            self.memory = self.rule.start(self._now(self.step // self.plan.steps_per_epoch, self.recipe.lr, self.theta))
         due = time.monotonic() + CHECKPOINT_SECONDS
         while self.step < self.plan.total and not self._finished():
-            self._update(engine)
+            self._update()
             if (began := time.monotonic()) > due:
                 self.entry.write_checkpoint(self._state())
                 took = time.monotonic() - began
@@ -106,29 +131,109 @@ class Loop:
             self.record.flush()
         return self._final()
 
-    def _update(self, engine: Engine) -> None:
+    def _update(self) -> None:
         epoch, i = divmod(self.step, self.plan.steps_per_epoch)
         if epoch != self._epoch:
             self._begin_epoch(epoch)
-        index = self.order[:, self._bounds[i] : self._bounds[i + 1]]
-        x, y = self.data.inputs[index], self.data.targets[index]  # (K, B, ...)
-        if self.draws is not None:
-            x = augment(x, self.recipe.augment, self.draws, index)
+        lr = learning_rate(self.recipe, self.step, self.plan.total, self.plan.steps_per_epoch)
         theta = self.reparam.to_theta(self.z)
-        outputs, losses, grad = engine(theta, self.task.prepare(x), y, self.step)
-        grad = self.reparam.pullback(self.z, grad)
+        batch = self._batch(self.order[:, self._bounds[i] : self._bounds[i + 1]], theta)
+        if self.plan.rule:
+            taught = self._taught(batch, self._now(epoch, lr, theta))
+        else:
+            taught = Taught(batch, *self.engine(theta, batch.inputs, batch.targets, self.step))
+        grad = self.reparam.pullback(self.z, taught.grad)
         if self.recipe.clip is not None:
             grad = clip_per_replica(grad, self.recipe.clip)
-        lr = learning_rate(self.recipe, self.step, self.plan.total, self.plan.steps_per_epoch)
+        if self.plan.rule:
+            grad = self.rule.gradient(self._now(epoch, lr, theta), self.z, grad)
         self.optimiser.step(self.z, grad, lr, self.step - self.plan.start_step + 1)
+        if self.plan.rule:
+            self.rule.after_step(self._now(epoch, lr, theta), self.z)
         self.step += 1
-        self.running += losses.mean(1)
+        self.running += taught.losses.mean(1)
         last = i + 1 == self.plan.steps_per_epoch
-        self._observe(Step(self.step, self.plan.total, epoch, last, theta, index, outputs, y, losses, lr))
+        index, targets = taught.batch.index, taught.batch.targets
+        event = Step(
+            self.step, self.plan.total, epoch, last, theta, index, taught.outputs, targets, taught.losses, lr,
+            taught.weights,
+        )  # fmt: skip
+        self._observe(event)
+        if self.plan.rule and last:
+            self.rule.end_epoch(self._now(epoch, lr, self.theta))
+
+    def _batch(self, index: Tensor, theta: Tensor) -> Batch:
+        """The examples (K, B), augmented and normalised."""
+        x = self.data.inputs[index]  # (K, B, ...)
+        if self.draws is not None:
+            x = augment(x, self.recipe.augment, self.draws, index)
+        return Batch(index, self.task.prepare(x), self.data.targets[index], partial(self._forward, theta))
+
+    def _forward(self, theta: Tensor, x: Tensor, train: bool) -> Tensor:
+        """Outputs (K, B, ...) without gradient: as in training, or without dropout."""
+        if train:
+            return self.engine.outputs(theta, x, self.step)
+        space = self.task.space
+        rows = [space.apply(t, i, space.statistics(t, [i])) for t, i in zip(theta, x, strict=True)]
+        return torch.stack(rows)
+
+    def _taught(self, batch: Batch, now: Moment) -> Taught:
+        """One batch under the rule: what is chosen of it, how it weighs, and how its gradients are joined."""
+        choice = self.rule.choose(now, batch)
+        weights = None if choice is None else choice.weights
+        batch = batch if choice is None else batch.take(choice.columns)
+        m = self.rule.parts(batch.index.shape[1])
+        if m > 1:
+            return self._in_parts(batch, now, m)
+
+        def weigh(losses: Tensor) -> Tensor | None:
+            nonlocal weights
+            weights = weights if weights is not None else self.rule.weigh(now, batch, losses)
+            return weights
+
+        outputs, losses, grad = self.engine(now.theta, batch.inputs, batch.targets, self.step, weigh)
+        return Taught(batch, outputs, losses, grad, weights)
+
+    def _in_parts(self, batch: Batch, now: Moment, m: int) -> Taught:
+        """A gradient for each of m microbatches of one size, joined by the rule."""
+        if m == batch.index.shape[1]:
+            return self._each_alone(batch, now)
+        each = batch.index.shape[1] // m
+        columns = torch.arange(m * each, device=self.device).expand(len(now.seeds), -1)
+        batch = batch.take(columns)
+        cuts = zip(batch.inputs.split(each, 1), batch.targets.split(each, 1), strict=True)
+        outputs, losses, grads = zip(*(self.engine(now.theta, x, y, self.step) for x, y in cuts), strict=True)
+        joined = self.rule.combine(now, torch.stack(grads, 1))
+        return Taught(batch, torch.cat(outputs, 1), torch.cat(losses, 1), joined)
+
+    def _each_alone(self, batch: Batch, now: Moment) -> Taught:
+        """A gradient for every example."""
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            return self.task.objective.loss(outputs, targets, self.recipe.label_smoothing)
+
+        space, outputs = self.task.space, batch.outputs()
+        rows = zip(now.theta, batch.inputs, batch.targets, strict=True)
+        grads = torch.stack([per_example_grads(space, t, x, y, loss) for t, x, y in rows])  # (K, B, P)
+        losses = loss(outputs.flatten(0, 1), batch.targets.flatten(0, 1)).view(batch.index.shape)
+        return Taught(batch, outputs, losses, self.rule.combine(now, grads))
+
+    def _now(self, epoch: int, lr: float, theta: Tensor) -> Moment:
+        p = self.plan
+        return Moment(
+            self.task, self.recipe, p.seeds, self.step, p.total, epoch, p.steps_per_epoch, lr, theta, self.memory
+        )
+
+    @cached_property
+    def leaders(self) -> list[int]:
+        """For each replica the seed that orders its examples: its own, or that of the first of its group."""
+        g = self.rule.together
+        return [self.plan.seeds[k - k % g] for k in range(len(self.plan.seeds))]
 
     def _observe(self, event: Step) -> None:
         if self.record is not None:
-            self.record.update(event.index, event.outputs, event.targets)
+            trained = None if event.weights is None else event.weights != 0
+            self.record.update(event.index, event.outputs, event.targets, trained)
             if event.last_of_epoch or event.step == event.total:
                 self.record.end_epoch()
         self._keep(event.step)
@@ -147,13 +252,13 @@ class Loop:
         """Each replica's order and augmentation for this epoch, drawn from its own seed."""
         plan = self.plan
         orders = []
-        for k, seed in enumerate(plan.seeds):
+        for k, seed in enumerate(self.leaders):
             order = torch.randperm(plan.examples, generator=generator(seed, "order", epoch))
             orders.append(plan.subsets[k][order] if plan.subsets else order)
         self.order = torch.stack(orders).to(self.device)
         image = self.data.kind == "image"
         self.draws = (
-            draw(self.recipe.augment, list(plan.seeds), epoch, self.data.shape, len(self.data), self.device)
+            draw(self.recipe.augment, self.leaders, epoch, self.data.shape, len(self.data), self.device)
             if image
             else None
         )
@@ -212,9 +317,9 @@ class Loop:
     # ---- parts ----------------------------------------------------------------------------------------------------
 
     def _engine(self) -> Engine:
-        if len(self.plan.seeds) == 1:
-            return Single(self.task, self.recipe, self.plan.seeds[0], self.device)
-        return Stacked(self.task, self.recipe, len(self.plan.seeds), self.device)
+        if self.plan.stacked:
+            return Stacked(self.task, self.recipe, len(self.plan.seeds), self.device)
+        return Separate(self.task, self.recipe, self.plan.seeds, self.device)
 
     def _recorder(self) -> ExampleRecord:
         def write(name: str, content: bytes) -> None:
@@ -231,6 +336,7 @@ class Loop:
         state |= {f"optimiser.{k}": v for k, v in self.optimiser.state.items()} | {
             f"best.{k}": v for k, v in self.best.items()
         }
+        state |= {f"rule.{k}": v for k, v in self.memory.items()}
         if self.history:
             state["history"] = torch.stack(self.history)
         if self.record is not None:
@@ -249,6 +355,7 @@ class Loop:
         for name, tensor in self.optimiser.state.items():
             tensor.copy_(state[f"optimiser.{name}"])
         self.best = {k: v.to(self.device) if k == "theta" else v for k, v in _below("best", state).items()}
+        self.memory = {k: v.to(self.device) for k, v in _below("rule", state).items()}
         self.history = list(state["history"]) if "history" in state else []
         if self.record is not None:
             self.record.load_state(_below("record", state))

@@ -27,6 +27,8 @@ class Step:
     losses: Tensor
     """(K, B)."""
     lr: float
+    weights: Tensor | None = None
+    """(K, B) of the examples in the mean loss; None where all counted the same."""
 
 
 class Observer:

@@ -67,7 +67,7 @@ class ExampleRecord:
         """Epochs that are complete and not on disk yet."""
         self._flushed = time.monotonic()
         self._begun = False
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pending: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         self._waiting = 0
         self._values: dict[str, Tensor] = {}
 
@@ -77,14 +77,20 @@ class ExampleRecord:
     def __exit__(self, *_: object) -> None:
         self.flush()
 
-    def update(self, index: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, index: Tensor, outputs: Tensor, targets: Tensor, trained: Tensor | None = None) -> None:
         """Note one batch: index (B,), outputs (B, classes), targets (B,); several replicas have a leading K each.
+
+        Args:
+            index: (B,) or (K, B) positions of the examples.
+            outputs: (B, ...) or (K, B, ...).
+            targets: (B, ...) or (K, B, ...).
+            trained: booleans like `index`; an example that was in the batch but not trained on is no visit.
 
         Raises:
             InputError: shapes that do not fit together, or indices outside 0..n-1; found when batches are reduced, so
                 up to an epoch later.
         """
-        self._pending.append((index, outputs.detach(), targets))
+        self._pending.append((index, outputs.detach(), targets, trained))
         self._waiting += outputs.numel()
         if self._waiting > _PENDING:
             self._reduce()
@@ -151,9 +157,11 @@ class ExampleRecord:
             return
         k = self.replicas
         self._check()
-        index = torch.cat([i.reshape(k, -1) for i, _, _ in self._pending], dim=1)  # (K, m)
-        outputs = torch.cat([o.reshape(k, i.numel() // k, *o.shape[i.dim() :]) for i, o, _ in self._pending], dim=1)
-        targets = torch.cat([t.reshape(k, i.numel() // k, *t.shape[i.dim() :]) for i, _, t in self._pending], dim=1)
+        index = torch.cat([i.reshape(k, -1) for i, *_ in self._pending], dim=1)  # (K, m)
+        outputs = torch.cat([o.reshape(k, i.numel() // k, *o.shape[i.dim() :]) for i, o, *_ in self._pending], dim=1)
+        targets = torch.cat([t.reshape(k, i.numel() // k, *t.shape[i.dim() :]) for i, _, t, _ in self._pending], dim=1)
+        trained = [torch.ones_like(i, dtype=torch.bool) if m is None else m for i, _, _, m in self._pending]
+        seen = torch.cat([m.reshape(k, -1) for m in trained], dim=1).cpu()
         self._pending, self._waiting = [], 0
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.n):
             raise InputError(
@@ -164,13 +172,14 @@ class ExampleRecord:
         parts = [self.reduce(o.float(), t) for o, t in chunks]
         for name in parts[0]:
             values = torch.cat([part[name] for part in parts]).view(k, -1).float().cpu()
+            values = torch.where(seen, values, torch.nan)
             if name not in self._values:
                 self._values[name] = torch.full((k, self.n), torch.nan)
             self._values[name].scatter_(1, index.cpu(), values)
 
     def _check(self) -> None:
         """Refuse batches whose tensors do not fit together."""
-        for index, outputs, targets in self._pending:
+        for index, outputs, targets, _ in self._pending:
             shape = tuple(index.shape)
             lead = shape[:1] == (self.replicas,) if len(shape) == 2 else len(shape) == 1 and self.replicas == 1
             others = [tuple(t.shape[: len(shape)]) for t in (outputs, targets)]

@@ -1,0 +1,1 @@
+"""Training rules: how batches, weights or gradients change as training goes; a file per published rule."""
