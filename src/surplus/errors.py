@@ -10,7 +10,9 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
+
+S = TypeVar("S")
 
 
 class InputError(ValueError):
@@ -81,6 +83,20 @@ def check_device(device: str) -> None:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError(f"device {device!r} was asked for, but torch sees no Apple GPU here; use cpu")
+
+
+def settings_of(kind: type[S], **given: Any) -> S:
+    """Settings of a pydantic model from what a user gave.
+
+    Raises:
+        InputError: a value outside its bounds, or a setting that there is not.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise settings_from(error) from None
 
 
 def settings_from(error: Any) -> InputError:

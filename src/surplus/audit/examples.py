@@ -13,10 +13,10 @@ from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.ensemble import Ensemble
 from surplus.audit.settings import ExamplesPlan
 from surplus.errors import InputError
-from surplus.examples import hardness, reliability, select
+from surplus.examples import correlations, hardness, reliability, select
 from surplus.registry import find
 from surplus.space import generator
-from surplus.stats import Estimate, NonInferiority, non_inferior_over_both, rank_correlation
+from surplus.stats import Estimate, NonInferiority, non_inferior_over_both
 from surplus.training import Run
 
 _SCORE = "el2n"
@@ -175,14 +175,5 @@ def _reliability(name: str, evidence: Mapping[str, object]) -> float | None:
 
 
 def _correlation(scores: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Spearman's rank correlations, every score turned so that high = hard."""
-    names = list(scores)
-    turned = {k: hardness(k, e.mean) for k, e in scores.items()}
-    sample = torch.arange(0, len(turned[names[0]]), max(1, len(turned[names[0]]) // 20_000))
-    matrix = [[number(_spearman(turned[a][sample], turned[b][sample])) for b in names] for a in names]
-    return {"names": names, "matrix": matrix}
-
-
-def _spearman(a: Tensor, b: Tensor) -> float:
-    both = a.isfinite() & b.isfinite()
-    return rank_correlation(a[both], b[both]).value if int(both.sum()) > 2 else float("nan")
+    names, matrix = correlations(scores)
+    return {"names": names, "matrix": [[number(v) for v in row] for row in matrix]}

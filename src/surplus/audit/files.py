@@ -16,6 +16,7 @@ from torch import Tensor
 
 from surplus.data import Dataset
 from surplus.errors import InputError
+from surplus.examples.score_table import write_scores as table_of_scores
 from surplus.pruning import save_module, save_ticket
 from surplus.stats import Estimate
 from surplus.tasks import Task
@@ -55,13 +56,8 @@ def write_json(folder: Path, result: Mapping[str, Any]) -> None:
 
 def write_scores(folder: Path, data: Dataset, scores: Mapping[str, Estimate], check: LabelCheck) -> None:
     """scores.parquet: one row per training example; each score with its standard error."""
-    columns: dict[str, np.ndarray] = {"id": data.ids, "label": np.array(data.classes)[data.targets.numpy()]}
-    every = {**scores, "mislabel_probability": Estimate(check.probability, check.stderr, 2)}
-    for name, estimate in every.items():
-        column = name.replace("-", "_")
-        columns[column] = _column(estimate.mean)
-        columns[f"{column}_stderr"] = _column(estimate.stderr.expand_as(estimate.mean))
-    _write_table(folder / "scores.parquet", columns)
+    every = {**scores, "mislabel-probability": Estimate(check.probability, check.stderr, 2)}
+    table_of_scores(folder / "scores.parquet", data.ids, np.array(data.classes)[data.targets.numpy()], every)
 
 
 def write_keep(folder: Path, data: Dataset, kept: Kept) -> None:
@@ -129,10 +125,6 @@ def _pixels(image: Tensor) -> np.ndarray:
         low, high = image.min(), image.max()
         image = ((image - low) / (high - low).clamp(min=1e-8) * 255).round().to(torch.uint8)
     return image[: 3 if len(image) >= 3 else 1].permute(1, 2, 0).contiguous().numpy()
-
-
-def _column(values: Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()
 
 
 def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:

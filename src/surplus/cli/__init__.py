@@ -18,6 +18,7 @@ from surplus.errors import InputError
 
 if TYPE_CHECKING:
     from surplus.audit import Audit
+    from surplus.tasks import Task
 
 _HELP = "Find what your network and your data can do without, and what it costs."
 
@@ -34,6 +35,8 @@ app = App(
         "surplus audit photos/ --budget 10m        # images, a folder per class",
         "surplus audit table.csv --labels species",
         "surplus audit mnist/ --network lenet-5:width=2",
+        "surplus score --scores el2n,grand,memorization",
+        "surplus select --rules hardest ccs --keep 0.25",
         "surplus list tasks",
         "surplus study run imp --scale smoke",
     ),
@@ -122,28 +125,21 @@ def audit(
         margin: the largest loss of accuracy that counts as none.
         seed: from which all seeds are derived.
     """
-    from surplus.errors import check_device, check_folder, settings_from
+    from surplus.errors import check_device, check_folder, settings_of
 
     if out is not None:
         check_folder(out)
-    from pydantic import ValidationError
-
     from surplus.audit import AuditSettings, seconds
     from surplus.audit import audit as run_audit
-    from surplus.tasks import load, parse_recipe
     from surplus.training import Store
 
     check_folder(Store().folder, "SURPLUS_HOME")
     check_device(device)
     seconds_ = None if budget is None else seconds(budget)
-    try:
-        settings = AuditSettings(budget=seconds_, device=device, margin=margin, seed=seed)
-    except ValidationError as error:
-        raise settings_from(error) from None
+    settings = settings_of(AuditSettings, budget=seconds_, device=device, margin=margin, seed=seed)
     say = Console(stderr=True, highlight=False)
     with say.status("reading the data") as status:
-        task = load(source, network, labels=labels, ids=ids)
-        task = task.with_recipe(**parse_recipe(recipe)) if recipe else task
+        task = _task(source, network, labels, ids, recipe)
         folder = out or Path("surplus-audit") / task.name
         check_folder(folder)
         found = run_audit(task, settings, began=_STARTED, progress=lambda text: _tell(say, status, text))
@@ -212,6 +208,163 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("More data", curve["sentence"]))
     rows += [(f"Left out: {row['part']}", f"{row['what']}: {row['why']}") for row in result["left_out"]]
     return rows
+
+
+@app.command(
+    help_epilogue=_examples(
+        "surplus score",
+        "surplus score mnist/ --scores el2n,grand,memorization --replicas 5 --out mnist-scores",
+        "surplus score --record my-run/record",
+    )
+)
+def score(
+    source: str = "digits",
+    *,
+    scores: str = "",
+    record: Path | None = None,
+    network: str | None = None,
+    labels: str | None = None,
+    ids: str | None = None,
+    recipe: str | None = None,
+    replicas: int = 8,
+    top: float = 0.1,
+    out: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Score every training example: one table with all scores, how they agree, how many networks make them stable.
+
+    Args:
+        source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
+        scores: names joined by commas (`surplus list "example score"`); all that a record serves when left out.
+        record: score this example record, written by a training loop of your own, instead of training.
+        network: a network (`surplus list networks`), with options after a colon: vgg-16:width=0.25.
+        labels: the column that holds the classes.
+        ids: the column that holds unique ids.
+        recipe: changes to the training recipe: lr=0.05,duration=20ep.
+        replicas: networks behind each score.
+        top: share of the examples whose stability is looked at.
+        out: folder for scores.parquet and its companions; surplus-scores/NAME when left out.
+        device: cpu, cuda or mps.
+        seed: from which all seeds are derived.
+    """
+    from surplus.errors import check_device, check_folder, settings_of
+
+    if out is not None:
+        check_folder(out)
+    check_device(device)
+    from surplus.examples import Gathering, score_record, score_task
+
+    names = [n.strip() for n in scores.split(",") if n.strip()]
+    if record is not None:
+        table, folder = score_record(record, names, top=top), out or Path("surplus-scores") / record.name
+    else:
+        settings = settings_of(Gathering, replicas=replicas, runs_per_share=max(2, replicas), device=device, seed=seed)
+        with Console(stderr=True).status("training the networks that the scores need"):
+            task = _task(source, network, labels, ids, recipe)
+            table, folder = score_task(task, names, settings, top=top), out or Path("surplus-scores") / task.name
+    table.save(folder)
+    _print_rows(table.summary(), ("name", "high", "runs", "reliability", "runs_until_stable", "paper"))
+    Console(highlight=False, soft_wrap=True).print(
+        f"\n{len(table.ids):,} examples. Files: {_files(folder)}", markup=False
+    )
+
+
+@app.command(
+    help_epilogue=_examples(
+        "surplus select --rules hardest ccs:beta=0.1 facility-location --keep 0.25",
+        "surplus select photos/ --rules class-balanced-hardest --keep 0.5 --out kept",
+    )
+)
+def select(
+    source: str = "digits",
+    *,
+    rules: Annotated[list[str], Parameter(consume_multiple=True)] = ["hardest"],  # noqa: B006
+    keep: float = 0.5,
+    score: str = "el2n",
+    by_class: bool = False,
+    network: str | None = None,
+    labels: str | None = None,
+    ids: str | None = None,
+    recipe: str | None = None,
+    seeds: int = 5,
+    replicas: int = 5,
+    out: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Choose a part of the training examples, and measure what it costs beside a random part of the same size.
+
+    Args:
+        source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
+        rules: names (`surplus list selections`), each with options after a colon: hardest ccs:beta=0.1.
+        keep: share of the training examples that stays.
+        score: what the rules that read scores rank by (`surplus list "example score"`).
+        by_class: apply each rule inside each class.
+        network: a network (`surplus list networks`), with options after a colon: vgg-16:width=0.25.
+        labels: the column that holds the classes.
+        ids: the column that holds unique ids.
+        recipe: changes to the training recipe: lr=0.05,duration=20ep.
+        seeds: networks trained per rule; every rule has the same seeds.
+        replicas: networks behind the score.
+        out: folder for keep.parquet, comparison.csv and selection.json; surplus-selection/NAME when left out.
+        device: cpu, cuda or mps.
+        seed: from which all seeds are derived.
+    """
+    from surplus.errors import check_device, check_folder, settings_of
+
+    if out is not None:
+        check_folder(out)
+    check_device(device)
+    from surplus.examples import Comparing, compare, written
+
+    chosen = dict(map(written, rules))
+    settings = settings_of(
+        Comparing, keep=keep, score=score, by_class=by_class, seeds=seeds, replicas=replicas, device=device, seed=seed
+    )
+    with Console(stderr=True).status("training on what the rules keep, and on random parts"):
+        task = _task(source, network, labels, ids, recipe)
+        found = compare(task, chosen, settings=settings)
+    folder = out or Path("surplus-selection") / task.name
+    found.save(folder)
+    rows = [
+        row | {"interval": _range(row, "low", "high"), "interval_": _range(row, "difference_low", "difference_high")}
+        for row in found.table()
+    ]
+    _print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_"))
+    _say(f"\n{settings.level:.0%} intervals over {seeds} seeds. Files: {_files(folder)}")
+
+
+def _task(source: str, network: str | None, labels: str | None, ids: str | None, recipe: str | None) -> Task:
+    from surplus.tasks import load, parse_recipe
+
+    task = load(source, network, labels=labels, ids=ids)
+    return task.with_recipe(**parse_recipe(recipe)) if recipe else task
+
+
+def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for i, name in enumerate(columns):
+        table.add_column(name.replace("_", " ").strip(), overflow="fold", no_wrap=not i)
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    Console(highlight=False).print(table)
+
+
+def _range(row: dict[str, Any], low: str, high: str) -> str:
+    return f"{row[low]:.4f} to {row[high]:.4f}" if low in row else ""
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _files(folder: Path) -> str:
+    return ", ".join(str(folder / p.name) for p in sorted(folder.iterdir()) if not p.name.startswith("."))
 
 
 @app.command(name="list", help_epilogue=_examples("surplus list", "surplus list tasks", 'surplus list "example score"'))

@@ -7,7 +7,7 @@ joins by registering with `@method("example score", high=...)` and using the sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from surplus.errors import InputError
 from surplus.examples.evidence import EVIDENCE
 from surplus.registry import find, methods
 from surplus.space import generator
-from surplus.stats import Estimate, split_half_reliability
+from surplus.stats import Estimate, rank_correlation, split_half_reliability
 
 
 def score(name: str, evidence: Mapping[str, object], **options: Any) -> Estimate:
@@ -35,9 +35,9 @@ def score(name: str, evidence: Mapping[str, object], **options: Any) -> Estimate
         InputError: no such score or setting, or evidence is missing; the message says what, and what provides it.
     """
     found = find("example score", name)
-    missing = _missing(found.fn, evidence)
-    if missing:
-        needs = "; ".join(f"{m} [{EVIDENCE[m]}]" if m in EVIDENCE else m for m in missing)
+    lacking = missing(found.name, evidence)
+    if lacking:
+        needs = "; ".join(f"{m} [{EVIDENCE[m]}]" if m in EVIDENCE else m for m in lacking)
         raise InputError(f"the score {found.name!r} needs evidence that was not given: {needs}")
     accepted = inspect.signature(found.fn).parameters
     surplus = [option for option in options if option not in accepted]
@@ -59,7 +59,7 @@ def score_all(evidence: Mapping[str, object], names: Iterable[str] | None = None
         Estimates of shape (n,) by name; empty where the evidence serves no score.
     """
     table = methods("example score") if names is None else [find("example score", name) for name in names]
-    return {m.name: score(m.name, evidence) for m in table if not _missing(m.fn, evidence)}
+    return {m.name: score(m.name, evidence) for m in table if not missing(m.name, evidence)}
 
 
 def reliability(name: str, evidence: Mapping[str, object], *, splits: int = 20, seed: int = 0, **options: Any) -> float:
@@ -82,22 +82,36 @@ def reliability(name: str, evidence: Mapping[str, object], *, splits: int = 20, 
         InputError: as for `score`, or the score rests on no runs.
     """
     score(name, evidence, **options)  # refuses what is missing or does not fit, before anything is split
-    asked = set(inspect.signature(find("example score", name).fn).parameters)
-    by_run = {k: v for k, v in evidence.items() if k in asked and v is not None and _runs_lead(k)}
-    counts = [len(v) for v in by_run.values() if isinstance(v, Tensor)]
-    if not counts:
-        raise InputError(f"the score {name!r} rests on no independent runs here, so it cannot be split into halves")
-    runs, chance = counts[0], generator(seed, "reliability", name)
-
-    def half(rows: Tensor) -> Tensor:
-        return score(name, {**evidence, **{k: _of_runs(v, rows) for k, v in by_run.items()}}, **options).mean
-
+    runs, chance = runs_of(name, evidence), generator(seed, "reliability", name)
     values = []
     for _ in range(splits if runs > 1 else 0):
         order = torch.randperm(runs, generator=chance)
-        halves = torch.stack([half(order[: runs // 2]), half(order[runs // 2 : runs // 2 * 2])])
-        values.append(split_half_reliability(halves, splits=1))
+        halves = order[: runs // 2], order[runs // 2 : runs // 2 * 2]
+        both = torch.stack([score(name, of_runs(name, evidence, rows), **options).mean for rows in halves])
+        values.append(split_half_reliability(both, splits=1))
     return sum(values) / len(values) if values else float("nan")
+
+
+def runs_of(name: str, evidence: Mapping[str, object]) -> int:
+    """How many independent runs a score rests on.
+
+    Raises:
+        InputError: on none.
+    """
+    counts = [len(v) for v in _by_run(name, evidence).values() if isinstance(v, Tensor)]
+    if not counts:
+        raise InputError(f"the score {name!r} rests on no independent runs here, so it cannot be split into halves")
+    return counts[0]
+
+
+def of_runs(name: str, evidence: Mapping[str, object], rows: Tensor) -> dict[str, object]:
+    """The same evidence for a score, of some of its runs."""
+    return {**evidence, **{k: _of_runs(v, rows) for k, v in _by_run(name, evidence).items()}}
+
+
+def _by_run(name: str, evidence: Mapping[str, object]) -> dict[str, object]:
+    asked = set(arguments(name))
+    return {k: v for k, v in evidence.items() if k in asked and v is not None and _runs_lead(k)}
 
 
 def hardness(name: str, scores: Tensor) -> Tensor:
@@ -117,8 +131,32 @@ def _of_runs(value: Any, rows: Tensor) -> Any:
     return value[rows.to(value.device)]
 
 
-def _missing(fn: Callable[..., Any], evidence: Mapping[str, object]) -> list[str]:
-    """Arguments without a default for which the evidence has nothing."""
+def arguments(name: str, *, required: bool = False) -> list[str]:
+    """What a score may ask for, by argument name; with `required`, what it cannot do without."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = [p for p in inspect.signature(fn).parameters.values() if p.kind in named]
-    return [p.name for p in parameters if p.default is p.empty and evidence.get(p.name) is None]
+    parameters = inspect.signature(find("example score", name).fn).parameters.values()
+    return [p.name for p in parameters if p.kind in named and (not required or p.default is p.empty)]
+
+
+def correlations(scores: Mapping[str, Estimate], most: int = 20_000) -> tuple[list[str], Tensor]:
+    """Spearman's rank correlations of scores, each turned so that high = hard.
+
+    Args:
+        scores: estimates of shape (n,) by the scores' names; an example that one of two lacks is left out of that pair.
+        most: with more examples, every so many-th is compared.
+
+    Returns:
+        The names, and the matrix (scores, scores) in double precision; NaN where a score never varies.
+    """
+    turned = {name: hardness(name, e.mean)[:: max(1, len(e.mean) // most)] for name, e in scores.items()}
+    return list(turned), torch.tensor([[_spearman(a, b) for b in turned.values()] for a in turned.values()]).double()
+
+
+def _spearman(a: Tensor, b: Tensor) -> float:
+    both = a.isfinite() & b.isfinite()
+    return rank_correlation(a[both], b[both]).value if int(both.sum()) > 2 else float("nan")
+
+
+def missing(name: str, evidence: Mapping[str, object]) -> list[str]:
+    """Arguments without a default for which the evidence has nothing."""
+    return [a for a in arguments(name, required=True) if evidence.get(a) is None]

@@ -3,7 +3,7 @@
 from surplus.training.executor import fan_out, processors
 from surplus.training.fitting import Diverged, fit
 from surplus.training.observers import Observer, Probe, Progress, Step
-from surplus.training.predict import Evaluation, evaluate, predict
+from surplus.training.predict import Evaluation, evaluate, features, predict
 from surplus.training.record import ExampleRecord, read_record
 from surplus.training.rules import Batch, Choice, Moment, Rule
 from surplus.training.run import Run, describe
@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "evaluate",
     "fan_out",
+    "features",
     "fit",
     "home",
     "predict",

@@ -6,9 +6,10 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surplus.data import Dataset
+from surplus.errors import InputError
 from surplus.space import Buffers
 from surplus.tasks import Task
 from surplus.training.engine import bind
@@ -75,6 +76,40 @@ def _one(task: Task, theta: Tensor, data: Dataset, batch: int, buffers: Buffers 
         with torch.autocast(theta.device.type, dtype=torch.bfloat16, enabled=not precise):
             parts.append(module(x).float())
     return torch.cat(parts)
+
+
+def features(task: Task, theta: Tensor, data: Dataset, *, batch: int = 1024) -> Tensor:
+    """What enters the last linear layer: the penultimate features of the point theta on all of `data`.
+
+    Args:
+        task: whose network and normalisation are used.
+        theta: (P,).
+        data: any examples of the task's shape.
+        batch: examples per pass.
+
+    Returns:
+        (n, width), float32.
+
+    Raises:
+        InputError: the network's output is not that of a linear layer.
+    """
+    task, data = task.to(theta.device), data.to(theta.device)
+    module = task.space.write(theta, task.statistics(theta))
+    calls: list[tuple[Tensor, Tensor]] = []
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    for layer in layers:
+        layer.register_forward_hook(lambda _, args, out: calls.append((args[0], out)))
+    rows = []
+    with torch.no_grad():
+        for x, _ in task.batches(data, batch):
+            out = module(x)
+            if not calls or calls[-1][1] is not out or calls[-1][0].dim() != 2:
+                raise InputError(
+                    f"the network {task.network.name} does not end in a linear layer, so it has no penultimate features"
+                )
+            rows.append(calls[-1][0].float())
+            calls.clear()
+    return torch.cat(rows)
 
 
 def evaluate(task: Task, theta: Tensor, data: Dataset, *, outputs: Tensor | None = None) -> Evaluation:

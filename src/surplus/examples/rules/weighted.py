@@ -1,6 +1,6 @@
 """Training with a weight for each example, as CRAIG and GradMatch ask of a trainer.
 
-    loss(batch) = mean_{i in batch} w_i l_i,    mean of w over the training examples = 1
+loss(batch) = mean_{i in batch} w_i l_i,    mean of w over the training examples = 1
 """
 
 from __future__ import annotations

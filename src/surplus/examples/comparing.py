@@ -1,0 +1,244 @@
+"""What a selection costs: train on what rules keep, beside random subsets of the same size, seed by seed.
+
+    found = compare(load("digits"), ["hardest", "ccs:beta=0.1", "facility-location"], keep=0.25)
+    found.table()                 # a line per rule, with its difference to random and the interval
+    found.save("selected")        # keep.parquet, comparison.csv, selection.json
+
+All arms of a seed share the initial point and take as many steps as training on everything does; scores, embeddings and
+predictions come from networks with other seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from surplus import __version__
+from surplus.errors import InputError, check_folder
+from surplus.examples.gathering import Gathering, gather
+from surplus.examples.scoring import hardness, score
+from surplus.examples.selections.base import select
+from surplus.registry import find
+from surplus.space import generator, seed_for
+from surplus.stats import Estimate, paired
+from surplus.tasks import Task
+from surplus.training import Store, features, fit, predict
+from surplus.training.store import write_atomically
+
+RANDOM = "random"
+_GIVEN = ("embeddings", "probabilities", "validation")
+"""What rules may ask of a trained network, by argument name."""
+
+
+class Comparing(BaseModel):
+    """How selections are compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the training examples that stays."""
+    score: str = "el2n"
+    """What the rules that read scores rank by."""
+    by_class: bool = False
+    """Apply each rule inside each class, with budgets in proportion to the classes."""
+    seeds: Annotated[int, Field(ge=2)] = 5
+    """Networks per rule; every rule has the same seeds."""
+    replicas: Annotated[int, Field(ge=1)] = 5
+    """Networks behind the score."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Coverage of the intervals."""
+    seed: int = 0
+    """From which all seeds are derived."""
+    device: str = "cpu"
+    """Where networks train."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The subsets that rules keep, and the accuracies of networks trained on them."""
+
+    task: Task
+    settings: Comparing
+    kept: dict[str, Tensor]
+    """(seeds, n) bool by rule, the random one included; rules that draw nothing keep the same for every seed."""
+    accuracy: dict[str, Tensor]
+    """(seeds,) on the test set by rule, and "all examples"."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> list[dict[str, Any]]:
+        """A line per arm: accuracy with its interval, and the paired difference to random with its own."""
+        rows = []
+        for name, accuracy in self.accuracy.items():
+            low, high = (float(v) for v in Estimate.over(accuracy).interval(self.settings.level))
+            row = {"rule": name, "kept": int(self.kept[name][0].sum()) if name in self.kept else len(self.task.train)}
+            row |= {"accuracy": float(accuracy.mean()), "low": low, "high": high}
+            if name != RANDOM:
+                c = paired(accuracy, self.accuracy[RANDOM], self.settings.level)
+                row |= {"minus_random": c.difference, "difference_low": c.low, "difference_high": c.high}
+                row |= {"p_value": c.p_value}
+            rows.append(row | {"seeds": len(accuracy)})
+        return rows
+
+    def save(self, folder: str | Path) -> None:
+        """Write keep.parquet (id, and a column per rule), comparison.csv and selection.json.
+
+        Raises:
+            InputError: the folder cannot be made or written to.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder = Path(folder)
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {"id": self.task.train.ids, **{name: kept[0].numpy() for name, kept in self.kept.items()}}
+        buffer, text, rows = io.BytesIO(), io.StringIO(), self.table()
+        pq.write_table(pa.table(columns), buffer, compression="zstd")
+        write_atomically(folder / "keep.parquet", buffer.getvalue())
+        out = csv.DictWriter(text, max(rows, key=len), lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+        write_atomically(folder / "comparison.csv", text.getvalue().encode())
+        found = {"comparison": rows, "settings": self.settings.model_dump(mode="json"), **self.provenance}
+        write_atomically(folder / "selection.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+
+
+def compare(
+    task: Task,
+    rules: Sequence[str] | Mapping[str, Mapping[str, Any]],
+    keep: float | None = None,
+    settings: Comparing | None = None,
+    *,
+    store: Store | None = None,
+) -> Selected:
+    """Select by every rule, train on what each keeps and on random subsets, and measure on the test set.
+
+    Args:
+        task: data, network and recipe; classification.
+        rules: names of registered selections, or options by name.
+        keep: share of the training examples that stays; that of the settings when None.
+        settings: score, seeds, device.
+        store: where runs are kept.
+
+    Raises:
+        InputError: no such rule, score or option; a share that keeps nothing.
+    """
+    settings = settings or Comparing()
+    settings = settings if keep is None else Comparing(**{**settings.model_dump(), "keep": keep})
+    options = dict(rules) if isinstance(rules, Mapping) else {name: {} for name in rules}
+    options = {find("selection", name).name: given for name, given in options.items()}
+    for name, given in options.items():
+        _check_options(name, given)
+    find("example score", settings.score)
+    count = round(settings.keep * len(task.train))
+    if count < 1:
+        raise InputError(f"keeping {settings.keep:g} of {len(task.train)} examples leaves none; keep a larger share")
+    source = _Source(task, settings, store)
+    seeds = [seed_for(settings.seed, "select", "train", k) % 2**31 for k in range(settings.seeds)]
+    kept = {name: _chosen(source, name, count, given, seeds) for name, given in {**options, RANDOM: {}}.items()}
+    accuracy = _accuracies(source, kept, seeds)
+    provenance = {
+        "data": {"name": task.name, "fingerprint": task.train.fingerprint, "examples": len(task.train)},
+        "network": task.network.identity,
+        "recipe": task.recipe.model_dump(mode="json"),
+        "rules": {name: dict(given) for name, given in options.items()},
+        "training_seeds": seeds,
+        "version": __version__,
+    }
+    return Selected(task, settings, kept, accuracy, provenance)
+
+
+def _check_options(rule: str, options: Mapping[str, Any]) -> None:
+    """Refuse settings that a rule does not have before anything is trained for it."""
+    accepted = inspect.signature(find("selection", rule).fn).parameters
+    own = [a for a in accepted if a not in ("scores", "keep", "labels", "generator", *_GIVEN)]
+    for option in options:
+        if option not in own:
+            raise InputError(f"the rule {rule!r} has no setting {option!r}; it takes {', '.join(own) or 'none'}")
+
+
+class _Source:
+    """What rules ask for by argument name, worked out once each, when it is asked for."""
+
+    def __init__(self, task: Task, settings: Comparing, store: Store | None) -> None:
+        self.task, self.settings, self.store = task, settings, store
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """(n,) high = hard."""
+        s = self.settings
+        gathering = Gathering(replicas=s.replicas, seed=s.seed, device=s.device)
+        evidence = gather(self.task, [s.score], gathering, store=self.store)
+        return hardness(s.score, score(s.score, evidence).mean).nan_to_num(0.0)
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """(P,) one trained network, whose features and predictions the rules look at."""
+        seed = seed_for(self.settings.seed, "select", "look") % 2**31
+        return fit(self.task, seeds=[seed], device=self.settings.device, store=self.store).theta[0]
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(n, width)."""
+        return features(self.task, self.theta, self.task.train)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(n, classes)."""
+        return predict(self.task, self.theta, self.task.train).softmax(-1)
+
+    @cached_property
+    def validation(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Embeddings, probabilities and labels of the validation set, where the task has one."""
+        from surplus.examples.selections.gradients import Validation
+
+        data = self.task.validation
+        if data is None:
+            return None
+        outputs = predict(self.task, self.theta, data)
+        return Validation(features(self.task, self.theta, data), outputs.softmax(-1), data.targets)
+
+    def given(self, rule: str) -> dict[str, Any]:
+        """What this rule asks for."""
+        asked = inspect.signature(find("selection", rule).fn).parameters
+        wanted = [name for name in _GIVEN if name in asked]
+        return {"labels": self.task.train.targets, **{name: getattr(self, name) for name in wanted}}
+
+
+def _chosen(source: _Source, rule: str, count: int, options: Mapping[str, Any], seeds: Sequence[int]) -> Tensor:
+    """(seeds, n) what the rule keeps; each seed draws for itself."""
+    given = {**source.given(rule), **options, "by_class": source.settings.by_class}
+    draws = [generator(seed, "select", rule) for seed in seeds]
+    return torch.stack([select(rule, source.scores, count, generator=draw, **given) for draw in draws])
+
+
+def _accuracies(source: _Source, kept: Mapping[str, Tensor], seeds: Sequence[int]) -> dict[str, Tensor]:
+    """(seeds,) by rule, and with all examples."""
+    task, settings = source.task, source.settings
+    steps = task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size))
+    equal = task.with_recipe(duration=f"{steps}it")
+    masks = torch.cat(list(kept.values()))
+    run = fit(equal, seeds=list(seeds) * len(kept), subsets=masks, device=settings.device, store=source.store)
+    accuracy = dict(zip(kept, run.evaluate("test").metric.view(len(kept), -1), strict=True))
+    full = fit(task, seeds=seeds, device=settings.device, store=source.store)
+    return {**accuracy, "all examples": full.evaluate("test").metric}
+
+
+def written(text: str) -> tuple[str, dict[str, Any]]:
+    """A rule and its options from one word: "ccs:beta=0.1"."""
+    from surplus.tasks import parse_network
+
+    name, options = parse_network(text)
+    assert name is not None
+    return name, options
