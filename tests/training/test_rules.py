@@ -196,6 +196,7 @@ def test_outputs_without_training_mode_leave_dropout_out(task):
         def choose(self, now: Moment, batch: Batch) -> None:
             seen["twice"] = batch.outputs(train=False), batch.outputs(train=False)
             seen["train"] = batch.outputs()
+            seen["again"], seen["other"] = batch.outputs(), batch.outputs(draw=1)
 
     networks = {"mlp": True, "dropout": False}
     for name, alike in networks.items():
@@ -204,3 +205,4 @@ def test_outputs_without_training_mode_leave_dropout_out(task):
         )
         fit(replace(task, network=Network(name, factory=module)).with_recipe(duration="1it"), seeds=[0], rule=Look())
         assert torch.equal(*seen["twice"]) and same(seen["twice"][0], seen["train"]) is alike
+        assert torch.equal(seen["train"], seen["again"]) and same(seen["train"], seen["other"]) is alike

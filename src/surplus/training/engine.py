@@ -28,8 +28,8 @@ class Engine(Protocol):
         """Outputs, per-example losses, and each network's gradient of its mean loss."""
         ...
 
-    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
-        """What the forward pass of training gives: (K, B, ...), without gradient."""
+    def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
+        """What the forward pass of training gives: (K, B, ...), without gradient; `draw`: another draw of dropout."""
         ...
 
 
@@ -59,7 +59,7 @@ class Stacked:
         return outputs.detach(), losses.detach(), grad
 
     @torch.no_grad()
-    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
+    def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
         return self._forward(theta, x)
 
     def _forward(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -88,16 +88,16 @@ class Separate:
         return torch.stack(outputs).detach(), values, torch.stack(grads)
 
     @torch.no_grad()
-    def outputs(self, theta: Tensor, x: Tensor, step: int) -> Tensor:
-        return torch.stack(self._forward(theta, x, step))
+    def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
+        return torch.stack(self._forward(theta, x, step, draw))
 
-    def _forward(self, theta: Tensor, x: Tensor, step: int) -> list[Tensor]:
+    def _forward(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> list[Tensor]:
         """Each network's outputs, in a graph of its own."""
         rows = []
         for k, (module, seed) in enumerate(zip(self.modules, self.seeds, strict=True)):
             self.points[k].copy_(theta[k])
             if self.task.space.has_dropout:
-                with seeded(seed_for(seed, "dropout", step)):
+                with seeded(seed_for(seed, "dropout", step, *([draw] if draw else []))):
                     rows.append(self._one(module, x[k]))
             else:
                 rows.append(self._one(module, x[k]))

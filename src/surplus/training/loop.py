@@ -169,10 +169,10 @@ class Loop:
             x = augment(x, self.recipe.augment, self.draws, index)
         return Batch(index, self.task.prepare(x), self.data.targets[index], partial(self._forward, theta))
 
-    def _forward(self, theta: Tensor, x: Tensor, train: bool) -> Tensor:
+    def _forward(self, theta: Tensor, x: Tensor, train: bool, draw: int) -> Tensor:
         """Outputs (K, B, ...) without gradient: as in training, or without dropout."""
         if train:
-            return self.engine.outputs(theta, x, self.step)
+            return self.engine.outputs(theta, x, self.step, draw)
         space = self.task.space
         rows = [space.apply(t, i, space.statistics(t, [i])) for t, i in zip(theta, x, strict=True)]
         return torch.stack(rows)

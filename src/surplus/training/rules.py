@@ -58,12 +58,15 @@ class Batch:
     """(K, B, ...) augmented and normalised, as the network gets them."""
     targets: Tensor
     """(K, B)."""
-    forward: Callable[[Tensor, bool], Tensor] = field(repr=False)
+    forward: Callable[[Tensor, bool, int], Tensor] = field(repr=False)
 
-    def outputs(self, train: bool = True) -> Tensor:
-        """(K, B, ...) without gradient; `train=False` switches dropout off. Batch norms use this batch either way."""
+    def outputs(self, train: bool = True, draw: int = 0) -> Tensor:
+        """(K, B, ...) without gradient; `train=False` switches dropout off. Batch norms use this batch either way.
+
+        `draw` = 1, 2, ... gives further draws of dropout; 0 is the one that the gradient pass has.
+        """
         with torch.no_grad():
-            return self.forward(self.inputs, train)
+            return self.forward(self.inputs, train, draw)
 
     def take(self, columns: Tensor) -> Batch:
         """The examples at these places (K, b) of the batch."""
