@@ -135,3 +135,9 @@ def test_widths_multiply_channels():
     assert count("conv-2", CIFAR, width=0.5) == conv(3, 32, 3) + conv(32, 32, 3) + dense(32 * 16**2, 128, 128, 10)
     assert count("lenet-5", MNIST, width=2) == conv(1, 12, 5) + conv(12, 32, 5) + dense(32 * 16, 240, 168, 10)
     assert count("vgg-11", CIFAR, width=1e-9) == conv(3, 1, 3) + 7 * conv(1, 1, 3) + 8 * norm(1) + dense(1, 10)
+
+
+def test_cnn_9_has_the_layers_of_co_teachings_code():
+    channels = (3, 128, 128, 128, 256, 256, 256, 512, 256, 128)
+    layers = sum(conv(a, b, 3) + norm(b) for a, b in pairwise(channels))
+    assert count("cnn-9", CIFAR) == layers + dense(128, 10) == 4_434_570

@@ -53,3 +53,11 @@ def test_muon_needs_weight_matrices():
 def test_a_duration_counts_epochs_or_steps():
     recipe = Recipe(duration="1.5ep")
     assert recipe.duration.steps(10) == 15 and math.isclose(Recipe(duration="7it").duration.steps(10), 7)
+
+
+def test_the_linear_schedule_falls_to_zero_from_its_milestone_on():
+    r = rates(schedule="linear", milestones=("4it",))
+    torch.testing.assert_close(torch.tensor(r[:5]), torch.full((5,), r[0]))
+    falls = torch.tensor(r[4:]).diff()
+    torch.testing.assert_close(falls, falls[:1].expand_as(falls))
+    assert r[-1] == pytest.approx(-float(falls[0]), rel=1e-4)

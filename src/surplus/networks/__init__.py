@@ -14,7 +14,9 @@ from torch import nn
 
 from surplus.errors import InputError
 from surplus.networks.causal import causal_transformer
+from surplus.networks.cnn9 import cnn_9
 from surplus.networks.conv import conv_2, conv_4, conv_6
+from surplus.networks.convnet import conv_net
 from surplus.networks.dense import lenet_300_100, mlp
 from surplus.networks.lenet5 import lenet_5
 from surplus.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56, resnet_cifar
@@ -28,9 +30,11 @@ from surplus.registry import find
 __all__ = [
     "build",
     "causal_transformer",
+    "cnn_9",
     "conv_2",
     "conv_4",
     "conv_6",
+    "conv_net",
     "lenet_5",
     "lenet_300_100",
     "mlp",

@@ -69,10 +69,11 @@ class Recipe(BaseModel):
     """Examples per step; an epoch is cut into batches of nearly equal size, none larger than this."""
     duration: Duration = Duration("20ep")
     """Length of training: "20ep" or "500it"."""
-    schedule: Literal["constant", "cosine", "step", "onecycle"] = "cosine"
-    """How the learning rate moves after warm-up; `onecycle` rises for 30% and falls to zero, linearly."""
+    schedule: Literal["constant", "cosine", "step", "onecycle", "linear"] = "cosine"
+    """How the learning rate moves after warm-up; `onecycle` rises for 30% and falls to zero, linearly; `linear` falls
+    to zero from the first milestone on."""
     milestones: tuple[Duration, ...] = ()
-    """When the `step` schedule multiplies the rate by `gamma`."""
+    """When the `step` schedule multiplies the rate by `gamma`, and where the `linear` one begins to fall."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of the `step` schedule."""
     warmup: Duration = Duration("0it")

@@ -319,7 +319,8 @@ class Loop:
     def _engine(self) -> Engine:
         if self.plan.stacked:
             return Stacked(self.task, self.recipe, len(self.plan.seeds), self.device)
-        return Separate(self.task, self.recipe, self.plan.seeds, self.device)
+        seeds = self.leaders if self.rule.one_draw else self.plan.seeds
+        return Separate(self.task, self.recipe, seeds, self.device)
 
     def _recorder(self) -> ExampleRecord:
         def write(name: str, content: bytes) -> None:

@@ -128,7 +128,8 @@ def learning_rate(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -
     """The rate of update number `step` (0, 1, ...) out of `total`.
 
     Warm-up rises linearly over its steps; the schedule runs over the rest: constant; cosine to 0; multiplied by gamma
-    at each milestone; one-cycle, a linear rise over 30% and a linear fall to 0.
+    at each milestone; one-cycle, a linear rise over 30% and a linear fall to 0; linear, a fall to 0 from the first
+    milestone on.
     """
     import math
 
@@ -143,6 +144,9 @@ def learning_rate(recipe: Recipe, step: int, total: int, steps_per_epoch: int) -
         return recipe.lr * (middle / 0.3 if middle < 0.3 else (1 - middle) / 0.7)
     if recipe.schedule == "step":
         return recipe.lr * recipe.gamma ** sum(step >= m.steps(steps_per_epoch) for m in recipe.milestones)
+    if recipe.schedule == "linear":
+        first = max(warmup, recipe.milestones[0].steps(steps_per_epoch) if recipe.milestones else 0)
+        return recipe.lr * min(1.0, (total - step) / max(total - first, 1))
     return recipe.lr
 
 

@@ -94,6 +94,8 @@ class Rule:
 
     together: ClassVar[int] = 1
     """How many replicas belong together: replicas 2i and 2i + 1 form a pair, with one order of examples, for 2."""
+    one_draw: ClassVar[bool] = False
+    """Whether replicas that belong together draw the same dropout."""
     per_replica: ClassVar[tuple[str, ...]] = ()
     """Settings that may be tensors with a row per replica."""
 
