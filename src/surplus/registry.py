@@ -27,6 +27,8 @@ KINDS = (
     "training rule",
     "example score",
     "selection",
+    "condensation",
+    "query strategy",
     "weight score",
     "pruning schedule",
     "measure",

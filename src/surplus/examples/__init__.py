@@ -3,7 +3,7 @@
 from surplus.examples.comparing import Comparing, Selected, compare, written
 from surplus.examples.evidence import EVIDENCE
 from surplus.examples.gathering import Gathering, gather
-from surplus.examples.score_table import ScoreTable, score_record, score_task
+from surplus.examples.score_table import ScoreTable, score_embeddings, score_record, score_task
 from surplus.examples.scores.aum import aum
 from surplus.examples.scores.c_score import accuracy_profile, c_score
 from surplus.examples.scores.el2n import el2n, el2n_from_logits
@@ -65,6 +65,7 @@ __all__ = [
     "same_class_density",
     "score",
     "score_all",
+    "score_embeddings",
     "score_record",
     "score_task",
     "select",

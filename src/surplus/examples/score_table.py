@@ -20,8 +20,9 @@ import torch
 from surplus import __version__
 from surplus.data import Dataset
 from surplus.errors import InputError, check_folder
+from surplus.examples.embeddings import Embeddings, read_ids
 from surplus.examples.gathering import Gathering, gather, of_record
-from surplus.examples.scoring import correlations, missing, reliability, score
+from surplus.examples.scoring import check_served, correlations, missing, reliability, score, takes
 from surplus.examples.stability import Stability, stability
 from surplus.registry import find
 from surplus.stats import Estimate
@@ -137,6 +138,40 @@ def score_record(record: str | Path, names: Sequence[str] = (), *, top: float = 
         raise InputError(f"{str(path)!r} serves no score: it holds {', '.join(arrays)}, and scores read other columns")
     n = next(iter(arrays.values())).shape[2]
     return _table(np.arange(n), None, names, arrays, top, {"record": str(path), "version": __version__})
+
+
+def score_embeddings(
+    embeddings: str | Path, names: Sequence[str] = (), *, labels: str | None = None, seed: int = 0
+) -> ScoreTable:
+    """Score embeddings that need not fit into memory.
+
+    Args:
+        embeddings: a Parquet file or a folder of them; see `surplus.examples.embeddings`. Ids are those of a column
+            `id`, row numbers where there is none.
+        names: of scores that read embeddings alone (with labels: also those that read classes).
+        labels: the column that holds the classes, for the scores that look at them.
+        seed: for the initialisations of k-means.
+
+    Raises:
+        InputError: no embeddings there, or a score that needs more than them.
+    """
+    rows = Embeddings.of(embeddings)
+    names = [find("example score", n).name for n in names] or ["prototype-distance", "knn-distance"]
+    evidence: dict[str, Any] = {"inputs": rows}
+    classes = None
+    if labels is not None:
+        classes, targets = np.unique(np.array(read_ids(embeddings, labels)).astype(str), return_inverse=True)
+        evidence["labels"] = torch.from_numpy(targets)
+    try:
+        ids = np.array(read_ids(embeddings))
+    except InputError:  # no such column
+        ids = np.arange(len(rows))
+    for name in names:
+        check_served(name, evidence)
+    named = None if classes is None else classes[evidence["labels"].numpy()]
+    provenance = {"embeddings": str(embeddings), "rows": len(rows), "seed": seed, "version": __version__}
+    scores = {name: score(name, evidence, **({"seed": seed} if takes(name, "seed") else {})) for name in names}
+    return ScoreTable(ids, named, scores, {}, {}, provenance)
 
 
 def write_scores(path: Path, ids: np.ndarray, labels: np.ndarray | None, scores: Mapping[str, Estimate]) -> None:

@@ -35,10 +35,7 @@ def score(name: str, evidence: Mapping[str, object], **options: Any) -> Estimate
         InputError: no such score or setting, or evidence is missing; the message says what, and what provides it.
     """
     found = find("example score", name)
-    lacking = missing(found.name, evidence)
-    if lacking:
-        needs = "; ".join(f"{m} [{EVIDENCE[m]}]" if m in EVIDENCE else m for m in lacking)
-        raise InputError(f"the score {found.name!r} needs evidence that was not given: {needs}")
+    check_served(found.name, evidence)
     accepted = inspect.signature(found.fn).parameters
     surplus = [option for option in options if option not in accepted]
     if surplus:
@@ -136,6 +133,23 @@ def arguments(name: str, *, required: bool = False) -> list[str]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(find("example score", name).fn).parameters.values()
     return [p.name for p in parameters if p.kind in named and (not required or p.default is p.empty)]
+
+
+def takes(name: str, setting: str) -> bool:
+    """Whether a score has a setting of this name."""
+    return setting in inspect.signature(find("example score", name).fn).parameters
+
+
+def check_served(name: str, evidence: Mapping[str, object]) -> None:
+    """Refuse evidence that lacks what the score cannot do without.
+
+    Raises:
+        InputError: says what is missing, and what provides it.
+    """
+    lacking = missing(name, evidence)
+    if lacking:
+        needs = "; ".join(f"{m} [{EVIDENCE[m]}]" if m in EVIDENCE else m for m in lacking)
+        raise InputError(f"the score {name!r} needs evidence that was not given: {needs}")
 
 
 def correlations(scores: Mapping[str, Estimate], most: int = 20_000) -> tuple[list[str], Tensor]:

@@ -3,6 +3,7 @@
 $SURPLUS_DATA names a folder. Studies look in it for
 
     cifar10/, mnist/                        the image sets, in the layout of the Hugging Face hub
+    embeddings/cifar10.npz                  arrays train (50000, d), test (10000, d): features of a self-supervised net
     scores/cifar10_cscores_train.parquet    index, label, cscore          (Jiang et al. 2021)
     scores/cifar10n_train.parquet           index, clean, aggre, random1, random2, random3  (CIFAR-10N, Wei et al. 2022)
 
