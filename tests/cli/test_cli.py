@@ -11,7 +11,7 @@ def test_help_teaches_by_example(capsys):
     assert "surplus audit" in text and "Examples" in text
 
 
-@pytest.mark.parametrize("command", ["audit", "list", "runs", "study"])
+@pytest.mark.parametrize("command", ["audit", "score", "select", "query", "condense", "list", "runs", "study"])
 def test_every_command_explains_itself(command, capsys):
     assert run([command, "--help"]) == 0
     assert len(capsys.readouterr().out) > 100
@@ -25,6 +25,8 @@ def test_every_command_explains_itself(command, capsys):
         ("example-scores", "el2n"),
         ("studies", "imp"),
         ("measures", "barrier"),
+        ("query-strategies", "typiclust"),
+        ("condensations", "idc"),
     ],
 )
 def test_the_catalogue_lists_each_kind(kind, name, capsys):
@@ -79,3 +81,38 @@ def test_the_summary_copes_with_parts_that_were_left_out():
 
 def test_the_command_is_an_app():
     assert app.name == ("surplus",)
+
+
+def test_scores_are_written_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short = ["--recipe", "duration=3ep", "--replicas", "2"]
+    assert run(["score", "xor-clusters", "--scores", "el2n, aum", *short]) == 0
+    out = capsys.readouterr().out
+    assert "el2n" in out and "aum" in out and "scores.parquet" in out
+    assert (tmp_path / "surplus-scores" / "xor-clusters" / "correlation.csv").exists()
+
+
+def test_selections_are_told_beside_random(tmp_path, capsys):
+    short = ["--recipe", "duration=3ep", "--replicas", "2", "--seeds", "2", "--keep", "0.2"]
+    assert run(["select", "xor-clusters", "--rules", "hardest", "ccs:beta=0.1", *short, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("hardest", "ccs", "random", "all examples"))
+    assert (tmp_path / "keep.parquet").exists()
+
+
+def test_queries_are_written_and_told(tmp_path, capsys):
+    assert run(["query", "--budget", "3", "--out", str(tmp_path / "ask.csv")]) == 0
+    assert "3 examples to label" in capsys.readouterr().out
+    assert len((tmp_path / "ask.csv").read_text().splitlines()) == 4
+
+
+def test_condensed_data_are_data_like_any_other(tmp_path, capsys):
+    tiny = "outer=1,inner=1,network=conv-net:depth=1"
+    assert (
+        run(["condense", "--method", "dsa", "--settings", tiny, "--seeds", "2", "--out", str(tmp_path / "made")]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "random real" in out and "gain" in out
+    from surplus.data import read
+
+    assert len(read(tmp_path / "made").train) == 10

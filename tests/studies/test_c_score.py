@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from surplus.errors import InputError
-from surplus.studies import Bench, c_score, data, run_study
+from surplus.studies import Bench, Untestable, c_score, data, run_study
 from surplus.studies.c_score import DENSITY, FLIPPED, HUMAN, PROTOCOLS, PROXY
 from surplus.tasks import Duration
 from surplus.training import Store
@@ -53,7 +53,7 @@ def test_the_protocol_for_a_gpu_runs_when_it_is_made_small(tmp_path, provided_fi
 def test_learning_speed_must_beat_every_kernel_proxy(tmp_path, monkeypatch, gap, verdict):
     found = {name: [0.1] * 3 for name in (*c_score.KERNELS, "local outlier factor", "random")}
     found |= {"learning speed": [0.8, 0.81, 0.82], "signed density": [0.8 - gap, 0.81 - gap, 0.82 - gap]}
-    monkeypatch.setattr(c_score, "_agreements", lambda bench, proxies: {name: found[name] for name in proxies})
+    monkeypatch.setattr(c_score, "_agreements", lambda bench, proxies: {n: found.get(n, [0.0] * 3) for n in proxies})
     assert c_score.c_score_study(PROXY, bench(tmp_path)).verdict == verdict
 
 
@@ -80,6 +80,12 @@ def test_a_regular_example_is_foretold_and_a_flipped_one_is_not(tmp_path):
     task, wrong = c_score._task(b, 0)
     c = c_score.measured_c(b, task, 0)
     assert torch.all((c >= 0) & (c <= 1)) and c[wrong].mean() < 0.1 and c[~wrong].mean() > 0.8
+
+
+def test_subsets_too_small_for_all_classes_are_said_to_be(tmp_path):
+    b = bench(tmp_path, ratios=(0.005,))
+    with pytest.raises(Untestable, match="no example of some class"):
+        c_score.measured_c(b, c_score._task(b, 0)[0], 0)
 
 
 def test_learning_speed_is_a_mean_of_probabilities(tmp_path):

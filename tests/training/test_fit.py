@@ -8,7 +8,7 @@ from surplus.data import Dataset, Splits, generated
 from surplus.errors import InputError
 from surplus.space import generator
 from surplus.tasks import Network, Recipe, Task, load, task_from
-from surplus.training import Diverged, Probe, Store, fit
+from surplus.training import Diverged, Probe, Store, evaluate, fit
 
 
 def blobs(n=120, dtype=torch.float32):
@@ -233,3 +233,17 @@ def test_a_device_that_is_not_there_is_named():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(InputError, match="torch sees no CUDA device"):
         fit(task_from(blobs(), "mlp", widths=(8,)), seeds=1, device="cuda")
+
+
+def test_the_test_metric_is_noted_as_training_goes(tmp_path):
+    task = load("digits").with_recipe(duration="25it")
+    run = fit(task, seeds=[3, 4], curve=10, keep=(10, 20), store=Store(tmp_path))
+    noted = dict(zip(zip(run.curve["seed"], run.curve["step"], strict=True), run.curve["metric"], strict=True))
+    assert set(noted) == {(seed, step) for seed in (3, 4) for step in (10, 20, 25)}
+    for step, theta in ((10, run.at(10)), (20, run.at(20)), (25, run.theta)):
+        metric = evaluate(task, theta, task.test).metric
+        assert [noted[3, step], noted[4, step]] == pytest.approx(metric.tolist())
+    with pytest.raises(InputError, match="train with curve="):
+        _ = fit(task, seeds=[3], store=Store(tmp_path)).curve
+    with pytest.raises(InputError, match="at least 1; got 0"):
+        fit(task, seeds=[3], curve=0)

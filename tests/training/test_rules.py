@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from surplus.data import Dataset, Splits
 from surplus.errors import InputError
-from surplus.tasks import Network, load
-from surplus.training import Batch, Choice, Moment, Rule, Store, fit
+from surplus.tasks import Network, load, task_from
+from surplus.training import Batch, Choice, Moment, Rule, Store, features, fit, predict
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +207,14 @@ def test_outputs_without_training_mode_leave_dropout_out(task):
         fit(replace(task, network=Network(name, factory=module)).with_recipe(duration="1it"), seeds=[0], rule=Look())
         assert torch.equal(*seen["twice"]) and same(seen["twice"][0], seen["train"]) is alike
         assert torch.equal(seen["train"], seen["again"]) and same(seen["train"], seen["other"]) is alike
+
+
+def test_features_are_what_enters_the_last_layer():
+    g = torch.Generator().manual_seed(0)
+    data = Dataset.of(torch.rand(24, 3, 16, 16, generator=g), torch.arange(24) % 3)
+    made = task_from(Splits("noise", data[:16], data[16:]), "speed-net:width=0.125")  # it scales what its head gives
+    task = made.with_recipe(precision="float32", channels_last=False)
+    theta = task.space.init(0)
+    h, head = features(task, theta, data), task.space.write(theta).get_submodule("head")
+    ratio = predict(task, theta, data) / head(h)
+    assert len(h) == 24 and torch.allclose(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4)

@@ -215,6 +215,7 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
         "surplus score",
         "surplus score mnist/ --scores el2n,grand,memorization --replicas 5 --out mnist-scores",
         "surplus score --record my-run/record",
+        "surplus score --embeddings embeddings/ --scores prototype-distance,knn-distance",
     )
 )
 def score(
@@ -222,6 +223,7 @@ def score(
     *,
     scores: str = "",
     record: Path | None = None,
+    embeddings: Path | None = None,
     network: str | None = None,
     labels: str | None = None,
     ids: str | None = None,
@@ -238,6 +240,7 @@ def score(
         source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
         scores: names joined by commas (`surplus list "example score"`); all that a record serves when left out.
         record: score this example record, written by a training loop of your own, instead of training.
+        embeddings: score these embeddings, Parquet files of any size, instead of training.
         network: a network (`surplus list networks`), with options after a colon: vgg-16:width=0.25.
         labels: the column that holds the classes.
         ids: the column that holds unique ids.
@@ -253,18 +256,21 @@ def score(
     if out is not None:
         check_folder(out)
     check_device(device)
-    from surplus.examples import Gathering, score_record, score_task
+    from surplus.examples import Gathering, score_embeddings, score_record, score_task
 
     names = [n.strip() for n in scores.split(",") if n.strip()]
     if record is not None:
         table, folder = score_record(record, names, top=top), out or Path("surplus-scores") / record.name
+    elif embeddings is not None:
+        table = score_embeddings(embeddings, names, labels=labels, seed=seed)
+        folder = out or Path("surplus-scores") / embeddings.stem
     else:
         settings = settings_of(Gathering, replicas=replicas, runs_per_share=max(2, replicas), device=device, seed=seed)
         with Console(stderr=True).status("training the networks that the scores need"):
             task = _task(source, network, labels, ids, recipe)
             table, folder = score_task(task, names, settings, top=top), out or Path("surplus-scores") / task.name
     table.save(folder)
-    _print_rows(table.summary(), ("name", "high", "runs", "reliability", "runs_until_stable", "paper"))
+    _print_rows(table.summary(), ("name", "high", "runs", "reliability", "runs_until_stable"))
     Console(highlight=False, soft_wrap=True).print(
         f"\n{len(table.ids):,} examples. Files: {_files(folder)}", markup=False
     )
@@ -335,6 +341,107 @@ def select(
     _say(f"\n{settings.level:.0%} intervals over {seeds} seeds. Files: {_files(folder)}")
 
 
+@app.command(
+    help_epilogue=_examples(
+        "surplus query photos/ --strategy typiclust --budget 20",
+        "surplus query table.csv --strategy margin --budget 100 --labelled labelled.csv",
+        "surplus query --embeddings pool.parquet --strategy prob-cover --budget 50 --out ask.csv",
+    )
+)
+def query(
+    source: str = "digits",
+    *,
+    strategy: str = "typiclust",
+    budget: int = 20,
+    labelled: Path | None = None,
+    embeddings: Path | None = None,
+    labels: str | None = None,
+    ids: str | None = None,
+    out: Path = Path("query.csv"),
+    seed: int = 0,
+) -> None:
+    """Say which examples to have labelled next, most wanted first.
+
+    Args:
+        source: a file (.parquet, .csv, .npz), a folder, or hf:NAME; its training examples are the pool.
+        strategy: how to choose (`surplus list "query strategies"`); typical examples first when little is labelled.
+        budget: how many to ask for.
+        labelled: a file of the ids that have labels already: .csv or .parquet with a column id, or an id per line.
+        embeddings: choose among these embeddings, Parquet files with a column id, instead of the source.
+        labels: the column that holds the classes; only those of labelled examples are looked at.
+        ids: the column that holds unique ids.
+        out: the table to write, .csv or .parquet.
+        seed: for all draws.
+    """
+    from surplus.data import read
+    from surplus.examples.active import query_dataset, query_embeddings, read_labelled, write_queries
+
+    if embeddings is not None:
+        table = query_embeddings(embeddings, strategy, budget, labelled=labelled, seed=seed)
+    else:
+        known = read_labelled(labelled)[0] if labelled is not None else []
+        pool = read(source, labels=labels, ids=ids).train
+        table = query_dataset(pool, strategy, budget, labelled=known, seed=seed)
+    write_queries(out, table)
+    _print_rows(table.slice(0, 10).to_pylist(), ("order", "id", "strategy"))
+    _say(f"\n{table.num_rows} examples to label, the first of them above. File: {out}")
+
+
+@app.command(
+    help_epilogue=_examples(
+        "surplus condense mnist/ --method idc --per-class 1 --out mnist-1",
+        "surplus condense mnist/ --method dsa --per-class 10 --settings outer=100,network=conv-net:width=32",
+    )
+)
+def condense(
+    source: str = "digits",
+    *,
+    method: str = "idc",
+    per_class: int = 1,
+    settings: str = "",
+    seeds: int = 3,
+    labels: str | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Learn a few synthetic images per class that train any network, and measure them beside random real images.
+
+    Args:
+        source: images: a file (.parquet, .npz), a folder, or hf:NAME.
+        method: dc, dsa, dcc or idc (`surplus list condensations`).
+        per_class: images stored per class.
+        settings: changes to the method's settings: outer=100,network=conv-net:width=32.
+        seeds: networks of the evaluation.
+        labels: the column that holds the classes.
+        out: folder for train.npz, pictures and facts; surplus-condensed/NAME when left out.
+        device: cpu, cuda or mps.
+        seed: of everything random.
+    """
+    from surplus.errors import check_device, check_folder
+
+    if out is not None:
+        check_folder(out)
+    check_device(device)
+    from surplus.data import read
+    from surplus.examples.condensation import condense as run_condense
+    from surplus.examples.condensation import evaluate_condensed
+    from surplus.tasks import parse_recipe
+
+    changes = parse_recipe(settings)
+    with Console(stderr=True).status("reading the data") as status:
+        data = read(source, labels=labels)
+
+        def tell(done: int, total: int, _: dict[str, float]) -> None:
+            status.update(f"matching gradients on network {done} of {total}")
+
+        made = run_condense(data, method, per_class, seed=seed, device=device, progress=tell, **changes)
+        folder = made.save(out or Path("surplus-condensed") / f"{data.name}-{method}-{per_class}")
+        status.update("training networks on the result, and on random real images")
+        found = evaluate_condensed(made, data, seeds=seeds, device=device)
+    _say(f"{found}\n\nFiles: {_files(folder)}")
+
+
 def _task(source: str, network: str | None, labels: str | None, ids: str | None, recipe: str | None) -> Task:
     from surplus.tasks import load, parse_recipe
 
@@ -380,7 +487,8 @@ def list_(kind: str | None = None) -> None:
     wanted = None
     if kind is not None:
         wanted = kind.lower().replace("-", " ")
-        wanted = {f"{k}s": k for k in KINDS}.get(wanted, "study" if wanted == "studies" else wanted)
+        plurals = {k.removesuffix("y") + "ies" if k.endswith("y") else f"{k}s": k for k in KINDS}
+        wanted = plurals.get(wanted, wanted)
     if wanted is not None and wanted not in KINDS:
         raise unknown("kind of method", kind, KINDS)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -25,7 +25,6 @@ from surplus.studies.data import splits
 from surplus.studies.results import Claim, Measured, Scale, decide
 from surplus.studies.verdicts import Check, Row, arm, beats
 from surplus.tasks import Augment, Recipe, Task, task_from
-from surplus.training import Probe, evaluate
 
 PAPER = "Mindermann et al. 2022, arXiv 2206.07137"
 EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
@@ -55,7 +54,7 @@ IMAGES = Claim(
 )
 WEB = Claim(
     "fewer-steps-on-web-like-data",
-    "On data from the web (wrong labels, copies, strangers, uneven classes) it needs far fewer steps than uniform choice.",
+    "On web data (wrong labels, copies, strangers, uneven classes) it needs far fewer steps than uniform choice.",
     "Mindermann et al. 2022, figure 1 (Clothing-1M, 18 times fewer)",
     "A generated web-like set from MNIST (20% wrong labels, 20% near-copies, 10% strangers, classes 5 to 1) to 90% of a"
     " clean test set: steps uniform - rho > 2 SE, and share of wrong labels and strangers among the chosen uniform -"
@@ -212,12 +211,12 @@ def _images(bench: Bench[RhoProtocol], data: Splits, wrong: Tensor, seed: int) -
 class Outcome(NamedTuple):
     """What one rule did on one seed."""
 
-    probes: list[tuple[int, float]]
+    probes: list[tuple[float, float]]
     """(step, test accuracy)."""
     chosen_wrong: float
     """Share of wrong labels among the examples that were trained on."""
 
-    def steps_to(self, target: float) -> int:
+    def steps_to(self, target: float) -> float:
         """The first probed step at or above the target; the last one where there is none."""
         return next((step for step, accuracy in self.probes if accuracy >= target), self.probes[-1][0])
 
@@ -241,11 +240,10 @@ def _trained(
 
 def _one(bench: Bench[RhoProtocol], task: Task, rule: BatchChoice, wrong: Tensor, seed: int) -> Outcome:
     every = 1 if len(task.train) < 5000 else 5
-    probe = Probe(lambda theta: evaluate(task, theta, task.test.to(bench.device)).metric, every)
-    run = bench.fit(task, seeds=[seed], rule=rule, record=True, observers=[probe])
+    run = bench.fit(task, seeds=[seed], rule=rule, record=True, curve=every)
     chosen = (~run.record["loss"][0].isnan()).sum(0).double()  # (n,) how often
     share = float((chosen * wrong).sum() / chosen.sum())
-    return Outcome([(step, float(value)) for step, value in probe.rows], share)
+    return Outcome(list(zip(run.curve["step"], run.curve["metric"], strict=True)), share)
 
 
 class _Table:

@@ -1,5 +1,6 @@
 """What theory says the number should be: closed forms and law fits. No training happens here."""
 
+from surplus.theory.budget_split import BudgetSplit, budget_split, split_between
 from surplus.theory.law_fits import Extrapolation, LawComparison, LawFit, compare_forms, extrapolate, fit_law
 from surplus.theory.laws import FORMS, Allocation, Form, broken_power, compute_optimal, find_form
 from surplus.theory.long_tail import (
@@ -11,25 +12,42 @@ from surplus.theory.long_tail import (
     singleton_floor,
     zipf,
 )
+from surplus.theory.perceptron_pruning import (
+    PrunedPerceptron,
+    kept_window,
+    perceptron_pruning,
+    pruning_frontier,
+)
+from surplus.theory.perceptron_simulation import PerceptronSimulation, max_margin, simulate_perceptron_pruning
 
 __all__ = [
     "FORMS",
     "Allocation",
+    "BudgetSplit",
     "Extrapolation",
     "Form",
     "LawComparison",
     "LawFit",
     "LongTail",
     "LongTailSimulation",
+    "PerceptronSimulation",
+    "PrunedPerceptron",
     "broken_power",
+    "budget_split",
     "compare_forms",
     "compute_optimal",
     "draw_frequencies",
     "extrapolate",
     "find_form",
     "fit_law",
+    "kept_window",
     "long_tail",
+    "max_margin",
+    "perceptron_pruning",
+    "pruning_frontier",
     "simulate_long_tail",
+    "simulate_perceptron_pruning",
     "singleton_floor",
+    "split_between",
     "zipf",
 ]

@@ -39,8 +39,10 @@ def fan_out(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int 
         yield from (fn(*call) for call in calls)
         return
     from joblib import Parallel, delayed
+    from joblib.parallel import get_active_backend
 
-    parallel = Parallel(n_jobs=jobs, return_as="generator")
+    lazy = get_active_backend()[0].supports_return_generator  # Ray's hands back a list
+    parallel = Parallel(n_jobs=jobs, return_as="generator" if lazy else "list")
     for result, caught in parallel(delayed(_alone)(fn, call, os.getpid()) for call in calls):
         for w in caught:
             warnings.warn_explicit(*w)

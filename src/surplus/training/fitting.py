@@ -22,7 +22,7 @@ from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
 from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.executor import fan_out, processors, threads
-from surplus.training.loop import Loop, Plan, history_table
+from surplus.training.loop import Loop, Plan, curve_table, history_table
 from surplus.training.observers import Observer
 from surplus.training.rules import Rule, check_pairs
 from surplus.training.run import Run
@@ -51,6 +51,7 @@ def fit(
     rule: Rule | None = None,
     record: bool = False,
     keep: Iterable[int] = (),
+    curve: int | None = None,
     observers: Sequence[Observer] = (),
     execution: Execution = "auto",
     device: str = "cpu",
@@ -72,6 +73,7 @@ def fit(
         rule: what changes about a step: which examples of a batch are used, how they weigh, how gradients are joined.
         record: keep the example record.
         keep: steps after which to keep the weights.
+        curve: note the test metric every so many steps, and at the end: `run.curve`.
         observers: watch training; with observers a run stays in this process and is trained, not looked up.
         execution: "stacked" in one program, "spread" over processes, or "auto": whichever a short measurement favours.
         device: "cpu", "cuda", "cuda:1", "mps".
@@ -88,6 +90,8 @@ def fit(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     positions = _positions(subsets, seeds, len(task.train))
     _check(task, recipe, seeds, positions, masks, start, device, record)
+    if curve is not None and curve < 1:
+        raise InputError(f"curve is a number of steps, at least 1; got {curve}")
     if rule is not None:
         check_pairs(rule, len(seeds), positions)
         rule.check(task, recipe, len(seeds))
@@ -106,6 +110,7 @@ def fit(
         start_step,
         record,
         tuple(sorted(set(keep))),
+        curve,
         device,
         rule=rule,
         observers=tuple(observers),
@@ -156,6 +161,8 @@ def _save(entry: Entry, loop: Loop, theta: Tensor, began: float) -> None:
 
     entry.write_tensors("theta.safetensors", {"theta": theta})
     entry.write_table("history.parquet", pa.table(history_table(loop.history, loop.plan.seeds)))
+    if loop.plan.curve:
+        entry.write_table("curve.parquet", pa.table(curve_table(loop.curve, loop.plan.seeds)))
     diverged = [s for s, at in zip(loop.plan.seeds, loop.diverged_at.tolist(), strict=True) if at >= 0]
     entry.finish(
         diverged=diverged,
@@ -175,7 +182,7 @@ def _spec(plan: Plan) -> dict[str, Any]:
         "kind": "fit",
         "version": code_version("space", "data", "networks", "reparam", "tasks", "training"),
         "torch": torch.__version__,
-        "task": plan.task.identity,
+        "task": plan.task.identity | ({"test": plan.task.test.fingerprint} if plan.curve else {}),
         "recipe": plan.recipe.model_dump(mode="json"),
         "seeds": list(plan.seeds),
         "subsets": [_digest(s) for s in plan.subsets] if plan.subsets else None,
@@ -183,6 +190,7 @@ def _spec(plan: Plan) -> dict[str, Any]:
         "start_step": plan.start_step,
         "record": plan.record,
         "keep": list(plan.keep),
+        "curve": plan.curve,
         "device": torch.device(plan.device).type,
         "observed": bool(plan.observers),
         "threads": plan.threads,

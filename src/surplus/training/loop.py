@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class Plan:
     record: bool = False
     keep: tuple[int, ...] = ()
     """Steps whose weights are kept."""
+    curve: int | None = None
+    """Every so many steps the test metric is noted."""
     device: str = "cpu"
     threads: int = 1
     stacked: bool = False
@@ -99,6 +102,8 @@ class Loop:
         )
         self.step = plan.start_step
         self.history: list[Tensor] = []
+        self.curve: list[Tensor] = []
+        """(1 + K,) each: a step, and the test metric of every replica after it."""
         self.running = torch.zeros(len(plan.seeds), device=self.device)
         self.diverged_at = torch.full((len(plan.seeds),), -1, dtype=torch.int64)
         self.best: dict[str, Tensor] = {}
@@ -237,6 +242,8 @@ class Loop:
             if event.last_of_epoch or event.step == event.total:
                 self.record.end_epoch()
         self._keep(event.step)
+        if self.plan.curve and (event.step % self.plan.curve == 0 or event.step == event.total):
+            self._note()
         if self.plan.observers:
             event = Step(**{**event.__dict__, "theta": self.theta})
             for observer in self.plan.observers:
@@ -247,6 +254,12 @@ class Loop:
     def _keep(self, step: int) -> None:
         if step in self.plan.keep:
             self.entry.write_tensors(f"trajectory/{step:08d}.safetensors", {"theta": self.theta})
+
+    def _note(self) -> None:
+        from surplus.training.predict import evaluate
+
+        metric = evaluate(self.task, self.theta, self.task.test).metric.cpu()
+        self.curve.append(torch.cat([torch.tensor([float(self.step)]), metric]))
 
     def _begin_epoch(self, epoch: int) -> None:
         """Each replica's order and augmentation for this epoch, drawn from its own seed."""
@@ -338,6 +351,8 @@ class Loop:
             f"best.{k}": v for k, v in self.best.items()
         }
         state |= {f"rule.{k}": v for k, v in self.memory.items()}
+        if self.curve:
+            state["curve"] = torch.stack(self.curve)
         if self.history:
             state["history"] = torch.stack(self.history)
         if self.record is not None:
@@ -357,6 +372,7 @@ class Loop:
             tensor.copy_(state[f"optimiser.{name}"])
         self.best = {k: v.to(self.device) if k == "theta" else v for k, v in _below("best", state).items()}
         self.memory = {k: v.to(self.device) for k, v in _below("rule", state).items()}
+        self.curve = list(state["curve"]) if "curve" in state else []
         self.history = list(state["history"]) if "history" in state else []
         if self.record is not None:
             self.record.load_state(_below("record", state))
@@ -375,6 +391,13 @@ def history_table(history: Sequence[Tensor], seeds: Sequence[int]) -> dict[str, 
     columns = {name: rows[:, i].flatten().tolist() for i, name in enumerate(HISTORY)}
     whole = {name: [int(v) for v in columns[name]] for name in ("epoch", "step")}
     return {"seed": list(seeds) * len(rows), **columns, **whole}
+
+
+def curve_table(curve: Sequence[Tensor], seeds: Sequence[int]) -> dict[str, list[Any]]:
+    """The test metric as columns, a row per noted step and replica."""
+    rows = torch.stack(list(curve)) if curve else torch.empty(0, 1 + len(seeds))
+    steps = rows[:, :1].long().expand(-1, len(seeds))
+    return {"seed": list(seeds) * len(rows), "step": steps.flatten().tolist(), "metric": rows[:, 1:].flatten().tolist()}
 
 
 def dataset_of(task: Task, which: str | Dataset) -> Dataset:

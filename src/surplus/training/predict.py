@@ -103,7 +103,7 @@ def features(task: Task, theta: Tensor, data: Dataset, *, batch: int = 1024) -> 
     with torch.no_grad():
         for x, _ in task.batches(data, batch):
             out = module(x)
-            if not calls or calls[-1][1] is not out or calls[-1][0].dim() != 2:
+            if not calls or calls[-1][1].shape != out.shape or calls[-1][0].dim() != 2:
                 raise InputError(
                     f"the network {task.network.name} does not end in a linear layer, so it has no penultimate features"
                 )

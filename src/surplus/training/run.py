@@ -75,10 +75,14 @@ class Run:
     @cached_property
     def history(self) -> dict[str, list[float]]:
         """Columns seed, epoch, step, lr, loss, validation_loss; pandas.DataFrame takes it as it is."""
-        import pyarrow.parquet as pq
+        return self._columns("history.parquet")
 
-        tables = [pq.read_table(io.BytesIO(p.read("history.parquet"))).to_pydict() for p in self.parts]
-        return {k: [v for t in tables for v in t[k]] for k in tables[0]}
+    @cached_property
+    def curve(self) -> dict[str, list[float]]:
+        """Columns seed, step, metric: the test metric as training went; needs `fit(..., curve=...)`."""
+        if "curve.parquet" not in self.parts[0].manifest["files"]:
+            raise InputError("this run noted no test metric as it went; train with curve=10, say")
+        return self._columns("curve.parquet")
 
     @property
     def diverged(self) -> list[int]:
@@ -112,6 +116,12 @@ class Run:
         """Loss and metric of every replica on "train", "test", "validation" or other examples."""
         examples = dataset_of(self.task, data)
         return evaluate(self.task, self.theta, examples, outputs=self.predict(examples))
+
+    def _columns(self, name: str) -> dict[str, list[float]]:
+        import pyarrow.parquet as pq
+
+        tables = [pq.read_table(io.BytesIO(p.read(name))).to_pydict() for p in self.parts]
+        return {k: [v for t in tables for v in t[k]] for k in tables[0]}
 
     def _gather(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.stack([tensors[part][row] for part, row in self.rows])

@@ -3,6 +3,7 @@ from itertools import combinations
 import torch
 
 from surplus.examples import accuracy_profile, c_score
+from surplus.examples.scores.c_score import lacking_a_class
 
 POINTS, CLASSES = [0, 1, 2, 10, 11], [0, 0, 1, 1, 1]
 
@@ -72,3 +73,8 @@ def test_the_truth_lies_within_four_standard_errors():
     z = (estimate.mean - truth.mean(0)) / estimate.stderr
     assert z.abs().max() < 4
     assert 0.6 < z.square().mean().sqrt() < 1.5
+
+
+def test_a_run_without_an_example_of_some_class_is_noticed():
+    trained_on = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1]])
+    assert lacking_a_class(trained_on, torch.tensor([0, 0, 3, 3])).tolist() == [False, True, True]

@@ -3,6 +3,7 @@ import torch
 
 from surplus.errors import InputError
 from surplus.examples import c_score, influence, influential_pairs, memorization
+from surplus.examples.scores.memorization import influence_blocks
 
 TRAINED_ON = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 0, 0]])
 HITS = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]])
@@ -33,6 +34,28 @@ def test_the_standard_error_is_that_of_two_accuracies():
         q = torch.where(side, hits, torch.nan).nanmean(0)
         expected += q * (1 - q) / (side.sum(0) - 1)
     torch.testing.assert_close(memorization(hits, trained_on, torch.full((50,), 0.7)).stderr, expected.sqrt())
+
+
+def test_the_standard_error_by_hand_and_within_the_bound_of_the_paper():
+    """With: 3 of 4 right; without: 1 of 4. q (1 - q) / (4 - 1) = 1/16 on each side."""
+    hits = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0]).double()[:, None]
+    estimate = memorization(hits, torch.arange(8)[:, None] < 4, torch.full((8,), 0.5))
+    assert estimate.mean.item() == 0.5 and estimate.repeats.item() == 8
+    assert estimate.stderr.item() == pytest.approx((1 / 8) ** 0.5)
+    hits, trained_on = random_runs(50, 8, 8)
+    share = torch.full((50,), 0.7)
+    bound = 1 / trained_on.sum(0) + 1 / (~trained_on).sum(0)  # 1 / (p t) + 1 / ((1 - p) t)
+    assert (memorization(hits, trained_on, share).stderr.square() < bound).all()
+
+
+def test_the_truth_lies_within_four_standard_errors():
+    g = torch.Generator().manual_seed(0)
+    inside, outside = torch.rand(2, 40, generator=g, dtype=torch.float64)
+    trained_on = torch.rand(400, 40, generator=g) < 0.7
+    hits = (torch.rand(400, 40, generator=g) < torch.where(trained_on, inside, outside)).double()
+    estimate = memorization(hits, trained_on, torch.full((400,), 0.7))
+    z = (estimate.mean - (inside - outside)) / estimate.stderr
+    assert z.abs().max() < 4 and 0.6 < z.square().mean().sqrt() < 1.5
 
 
 def test_an_example_on_one_side_only_has_no_score():
@@ -83,6 +106,29 @@ def test_pairs_are_those_of_the_whole_matrix(block):
     assert found
     assert set(zip(pairs.evaluated.tolist(), pairs.trained.tolist(), strict=True)) == found
     torch.testing.assert_close(pairs.influence, matrix[pairs.evaluated, pairs.trained])
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_blocks_are_the_rows_of_the_whole_matrix(block):
+    hits, trained_on = random_runs(20, 7, 4, seed=1)
+    parts = list(influence_blocks(hits, trained_on, block))
+    assert max(len(values) for _, values in parts) <= block
+    assert [row for rows, _ in parts for row in range(rows.start, rows.stop)] == list(range(7))
+    torch.testing.assert_close(torch.cat([values for _, values in parts]), influence(hits, trained_on))
+
+
+def test_pairs_touch_fewer_examples_than_there_are_pairs():
+    """Example 0 alone decides whether examples 0 and 1 are right; example 2 changes nothing."""
+    trained_on = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 1], [0, 1, 0]])
+    hits = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 1]])
+    pairs = influential_pairs(hits, trained_on, torch.tensor([1.0, 0.0, 0.9]))
+    assert pairs.evaluated.tolist() == [0, 1] and pairs.trained.tolist() == [0, 0]
+    assert pairs.distinct == (2, 1)
+
+
+def test_a_block_holds_at_least_one_example():
+    with pytest.raises(InputError, match="at least 1"):
+        next(influence_blocks(torch.ones(2, 2), torch.eye(2), 0))
 
 
 def test_runs_that_do_not_match_are_refused():

@@ -47,3 +47,8 @@ def test_the_first_pick_is_drawn_uniformly():
 def test_a_first_pick_outside_the_examples_is_refused():
     with pytest.raises(InputError, match="from 0 to 3"):
         k_center(torch.zeros(4), 2, embeddings=POINTS, first=4)
+
+
+def test_points_far_from_the_origin_are_told_apart():
+    h = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(k_center_order(h + 1000, 20, first=5), k_center_order(h.double(), 20, first=5))

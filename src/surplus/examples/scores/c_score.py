@@ -33,6 +33,18 @@ def c_score(hits: Tensor, trained_on: Tensor, share: Tensor) -> Estimate:
     return over_shares(accuracy_profile(hits, ~trained_on.bool(), share))
 
 
+def lacking_a_class(trained_on: Tensor, labels: Tensor) -> Tensor:
+    """Which runs (runs,) had no example of some class to train on: small shares may, and cannot foretell that class.
+
+    Args:
+        trained_on: (runs, n) whether the run had the example in its training set.
+        labels: (n,) integers.
+    """
+    check(trained_on=trained_on, labels=labels)
+    present = torch.stack([trained_on[:, labels == k].bool().any(1) for k in labels.unique()])  # (classes, runs)
+    return ~present.all(0)
+
+
 def accuracy_profile(hits: Tensor, counted: Tensor, share: Tensor) -> Estimate:
     """Accuracy on each example at each share, over the runs that count for it.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from surplus.errors import InputError
 from surplus.examples.evidence import check
+from surplus.examples.scores.forgetting import forgetting
 from surplus.registry import method
 from surplus.stats import Estimate
 
@@ -76,3 +77,39 @@ def cumulative_mean(record: Tensor, epochs: int | None = None) -> Estimate:
     if epochs is not None and not 1 <= epochs <= record.shape[1]:
         raise InputError(f"the record holds {record.shape[1]} epochs; the mean of the first {epochs} was asked for")
     return Estimate.over(record[:, :epochs].nanmean(1))
+
+
+def speed_proxies(logits: Tensor, labels: Tensor) -> dict[str, Estimate]:
+    """All the paper's proxies from outputs on all examples at the end of every epoch, turned so that high = regular.
+
+    Args:
+        logits: (runs, epochs, n, classes), in evaluation mode and without augmentation.
+        labels: (n,) integers.
+
+    Returns:
+        Estimates of shape (n,): means over epochs of the probability of the label, accuracy, the largest probability,
+        minus the entropy of the prediction and minus the loss; and minus the forgetting count, an example never learnt
+        last.
+
+    Raises:
+        InputError: logits of another shape.
+    """
+    check(labels=labels)
+    if logits.ndim != 4 or logits.shape[2] != len(labels):
+        raise InputError(
+            f"logits are (runs, epochs, n, classes) for n = {len(labels)}, as many labels; got {tuple(logits.shape)}"
+        )
+    log_p = logits.log_softmax(-1)
+    p, own = log_p.exp(), log_p.gather(-1, labels.expand(*log_p.shape[:2], -1)[..., None]).squeeze(-1)
+    correct = (logits.argmax(-1) == labels).to(p)  # (runs, epochs, n)
+    quantities = {
+        "label probability": own.exp(),
+        "accuracy": correct,
+        "largest probability": p.amax(-1),
+        "entropy": (p * log_p).nan_to_num(0.0).sum(-1),  # 0 log 0 = 0
+        "loss": own,
+    }
+    lost = forgetting(correct)
+    return {name: cumulative_mean(values, None) for name, values in quantities.items()} | {
+        "forgetting": Estimate(-lost.mean, lost.stderr, lost.repeats)
+    }

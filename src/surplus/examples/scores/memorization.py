@@ -9,6 +9,7 @@ interpolated has memorised nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -52,16 +53,44 @@ def influence(hits: Tensor, trained_on: Tensor) -> Tensor:
         trained_on: (runs, n) whether the run had the example in its training set; all runs trained on the same share.
 
     Returns:
-        (m, n) values in [-1, 1]; NaN where no run, or every run, trained on the example.
+        (m, n) values in [-1, 1]; NaN where no run, or every run, trained on the example. For large m, see
+        `influence_blocks`.
 
     Raises:
         InputError: the two do not describe the same runs.
     """
+    return real(hits).T @ _contrast(hits, trained_on)
+
+
+def influence_blocks(hits: Tensor, trained_on: Tensor, block: int = 1024) -> Iterator[tuple[slice, Tensor]]:
+    """`influence`, a block of evaluated examples at a time: 10,000 x 60,000 values would take 2.4 GB at once.
+
+    Args:
+        hits: (runs, m) 1 where the finished network is right, on m evaluated examples.
+        trained_on: (runs, n) whether the run had the example in its training set; all runs trained on the same share.
+        block: evaluated examples at a time.
+
+    Yields:
+        Which evaluated examples, and their influences (at most block, n).
+
+    Raises:
+        InputError: the two do not describe the same runs, or a block without examples.
+    """
+    if block < 1:
+        raise InputError(f"block is how many evaluated examples are taken at a time, at least 1; got {block}")
+    contrast = _contrast(hits, trained_on)
+    for start in range(0, hits.shape[1], block):
+        rows = slice(start, min(start + block, hits.shape[1]))
+        yield rows, real(hits[:, rows]).T @ contrast
+
+
+def _contrast(hits: Tensor, trained_on: Tensor) -> Tensor:
+    """Weights (runs, n) that turn correctness over runs into the difference of its means with and without."""
     if hits.ndim != 2 or trained_on.ndim != 2 or len(hits) != len(trained_on):
         got = f"{tuple(hits.shape)} and {tuple(trained_on.shape)}"
         raise InputError(f"hits must be (runs, m) and trained_on (runs, n), of the same runs; got {got}")
-    right, member = real(hits), trained_on.to(real(hits).dtype)  # (runs, m), (runs, n)
-    return right.T @ (member / member.sum(0)) - right.T @ ((1 - member) / (1 - member).sum(0))
+    member = trained_on.to(real(hits[:0]).dtype)
+    return member / member.sum(0) - (1 - member) / (1 - member).sum(0)  # 0 / 0 = NaN
 
 
 class Pairs(NamedTuple):
@@ -70,6 +99,11 @@ class Pairs(NamedTuple):
     evaluated: Tensor
     trained: Tensor
     influence: Tensor
+
+    @property
+    def distinct(self) -> tuple[int, int]:
+        """How many different evaluated examples, and how many different training examples, are in the pairs."""
+        return len(self.evaluated.unique()), len(self.trained.unique())
 
 
 def influential_pairs(
@@ -83,6 +117,9 @@ def influential_pairs(
 ) -> Pairs:
     """Pairs in which a memorised training example carries an evaluated one, found without holding the (m, n) matrix.
 
+    With few runs most pairs are chance, for m n of them are tried: compare with the number that is found when the rows
+    of `trained_on` are shuffled.
+
     Args:
         hits: (runs, m) 1 where the finished network is right, on m evaluated examples.
         trained_on: (runs, n) whether the run had the example in its training set; all runs trained on the same share.
@@ -90,11 +127,13 @@ def influential_pairs(
         least_memorization: smallest memorisation of a pair's training example; the paper's value.
         least_influence: smallest influence of a pair; the paper's value.
         block: evaluated examples at a time.
+
+    Raises:
+        InputError: as for `influence_blocks`.
     """
     candidates = (memorised >= least_memorization).nonzero().squeeze(1)  # NaN is no candidate
     found = []
-    for start in range(0, hits.shape[1], block):
-        values = influence(hits[:, start : start + block], trained_on[:, candidates])
+    for block_rows, values in influence_blocks(hits, trained_on[:, candidates], block):
         rows, columns = (values >= least_influence).nonzero(as_tuple=True)
-        found.append((rows + start, candidates[columns], values[rows, columns]))
+        found.append((rows + block_rows.start, candidates[columns], values[rows, columns]))
     return Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from surplus.errors import InputError
 from surplus.examples.selections.base import Rule, check_keep, check_labels, check_selection, hardest, random_subset
 from surplus.registry import method
 
 PAPER = "Guo, Zhao & Bai 2022, arXiv 2204.08499"
+PER_EXAMPLE = ("embeddings", "probabilities")
 
 
 @method("selection", paper=PAPER)
@@ -37,9 +39,7 @@ def class_balanced_random(
     return within_classes(random_subset, scores, keep, labels, generator=generator)
 
 
-def within_classes(
-    rule: Rule, scores: Tensor, keep: int, labels: Tensor, *, embeddings: Tensor | None = None, **options: Any
-) -> Tensor:
+def within_classes(rule: Rule, scores: Tensor, keep: int, labels: Tensor | None, **options: Any) -> Tensor:
     """Apply any selection rule inside each class, with budgets in proportion to the classes.
 
     Args:
@@ -47,20 +47,34 @@ def within_classes(
         scores: (n,) high = hard.
         keep: how many examples stay in all.
         labels: (n,) integers.
-        embeddings: (n, ...) where the rule takes them.
-        options: passed on to the rule.
+        options: passed on to the rule: of `embeddings` and `probabilities` the rows of the class, of `validation` the
+            examples of the class, the rest as it is.
 
     Returns:
         (n,) bool, exactly `keep` of them True.
+
+    Raises:
+        InputError: labels are missing or do not fit.
     """
+    check_keep(scores, keep)
+    labels = check_labels(labels, len(scores), "any rule within classes")
+    for name, rows in ((name, options.get(name)) for name in PER_EXAMPLE):
+        if rows is not None and len(rows) != len(scores):
+            raise InputError(f"{name} must have {len(scores)} rows, one row per score; got {tuple(rows.shape)}")
     chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    classes, sizes = torch.unique(labels, return_counts=True)
-    for c, budget in zip(classes, largest_remainder(keep, sizes.tolist()), strict=True):
-        rows = (labels == c).nonzero().squeeze(1)
-        part = options if embeddings is None else {**options, "embeddings": embeddings[rows]}
+    classes, own, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+    members = own.argsort(stable=True).split(sizes.tolist())  # one sort, however many classes
+    for c, rows, budget in zip(classes, members, largest_remainder(keep, sizes.tolist()), strict=True):
         if budget:
-            chosen[rows] = rule(scores[rows], budget, labels=labels[rows], **part)
+            chosen[rows] = rule(scores[rows], budget, labels=labels[rows], **of_class(options, rows, c))
     return chosen
+
+
+def of_class(options: dict[str, Any], rows: Tensor, c: Tensor) -> dict[str, Any]:
+    """What a rule is given, cut down to one class."""
+    per_example = {k: options[k][rows] for k in PER_EXAMPLE if options.get(k) is not None}
+    validation = options.get("validation")
+    return options | per_example | ({} if validation is None else {"validation": validation.of_class(c)})
 
 
 def largest_remainder(total: int, sizes: list[int]) -> list[int]:

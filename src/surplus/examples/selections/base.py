@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from surplus.errors import InputError
+from surplus.errors import InputError, unknown
 from surplus.registry import find, method
 
 Rule = Callable[..., Tensor]
+
+Compat = Literal["deepcore"] | None
+"""None: a method as it was published; "deepcore": as DeepCore's code has it, to compare with its numbers."""
 
 
 def select(
@@ -26,10 +29,12 @@ def select(
     *,
     labels: Tensor | None = None,
     embeddings: Tensor | None = None,
+    probabilities: Tensor | None = None,
     generator: Generator | None = None,
+    by_class: bool = False,
     **options: Any,
 ) -> Tensor:
-    """Apply a registered rule; one call for all of them.
+    """Apply a registered rule; one call for all of them. A rule is handed what it asks for by argument name.
 
     Args:
         rule: its name ("hardest", "k-center").
@@ -37,8 +42,10 @@ def select(
         keep: how many examples stay, 1 to n.
         labels: (n,) integers, for the rules that look at classes.
         embeddings: (n, ...) for the rules that look at positions.
+        probabilities: (n, classes), or (runs, n, classes) to be averaged, for the rules that look at predictions.
         generator: for the rules that draw.
-        options: the rule's own settings.
+        by_class: apply the rule inside each class, with budgets in proportion to the classes.
+        options: the rule's own settings, and whatever else it asks for (`validation`).
 
     Returns:
         (n,) bool, exactly `keep` of them True.
@@ -51,9 +58,20 @@ def select(
     surplus = [option for option in options if option not in accepted]
     if surplus:
         raise InputError(f"the rule {found.name!r} has no setting {surplus[0]!r}; it takes {', '.join(accepted)}")
-    if "embeddings" in accepted:
-        options["embeddings"] = embeddings
-    chosen: Tensor = found.fn(scores, keep, labels=labels, generator=generator, **options)
+    if probabilities is not None and probabilities.ndim == 3:
+        probabilities = probabilities.mean(0)
+    given = {"labels": labels, "embeddings": embeddings, "probabilities": probabilities, "generator": generator}
+    given = {name: value for name, value in (given | options).items() if name in accepted}
+    needed = [p.name for p in list(accepted.values())[2:] if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    missing = [name for name in needed if given.get(name) is None]
+    if missing:
+        raise InputError(f"the rule {found.name!r} needs more: pass {', '.join(name + '=' for name in missing)}")
+    if by_class:
+        from surplus.examples.selections.balanced import within_classes  # which builds on this module
+
+        options = {name: value for name, value in given.items() if name != "labels"}
+        return within_classes(found.fn, scores, keep, labels, **options)
+    chosen: Tensor = found.fn(scores, keep, **given)
     return chosen
 
 
@@ -173,6 +191,25 @@ def check_embeddings(embeddings: Tensor | None, n: int, rule: str) -> Tensor:
     if not bool(embeddings.isfinite().all()):
         raise InputError("embeddings must be finite; some are NaN or infinite")
     return embeddings.flatten(1)
+
+
+def check_probabilities(probabilities: Tensor | None, n: int, rule: str) -> Tensor:
+    """The probabilities as (n, classes), or an error that says the rule needs them."""
+    if probabilities is None:
+        raise InputError(f"the rule {rule!r} looks at predictions; pass probabilities=, shape ({n}, classes)")
+    p = probabilities.mean(0) if probabilities.ndim == 3 else probabilities
+    if p.ndim != 2 or len(p) != n or not p.is_floating_point():
+        got = f"{probabilities.dtype} {tuple(probabilities.shape)}"
+        raise InputError(f"probabilities must be floats of shape ({n}, classes) or (runs, {n}, classes); got {got}")
+    if not bool(((p >= 0) & (p <= 1 + 1e-3)).all()) or not bool(((p.sum(1) - 1).abs() < 1e-2).all()):
+        raise InputError("probabilities must be from 0 to 1 and sum to 1 in every row; take the softmax of the outputs")
+    return p
+
+
+def check_compat(compat: Compat) -> None:
+    """Refuse the name of a code that is not reproduced."""
+    if compat not in (None, "deepcore"):
+        raise unknown("compat setting", compat, ["deepcore"])
 
 
 def _some(rows: list[int]) -> str:

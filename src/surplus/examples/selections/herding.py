@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from surplus.examples.selections.base import check_embeddings, check_keep, mask_of
+from surplus.examples.selections.base import Compat, check_compat, check_embeddings, check_keep, mask_of
 from surplus.registry import method
 
 
@@ -22,6 +22,7 @@ def herding(
     labels: Tensor | None = None,
     generator: Generator | None = None,
     embeddings: Tensor | None = None,
+    compat: Compat = None,
 ) -> Tensor:
     """Keep the examples that, picked one by one, hold the running mean nearest to the mean of all.
 
@@ -31,6 +32,7 @@ def herding(
         labels: not used; `within_classes(herding, ...)` herds each class to its own mean.
         generator: not used.
         embeddings: (n, d) floats, such as penultimate features.
+        compat: "deepcore" takes the farthest where herding takes the nearest, as that code does.
 
     Returns:
         (n,) bool; nested for growing `keep`.
@@ -39,18 +41,21 @@ def herding(
         InputError: embeddings are missing or do not fit.
     """
     check_keep(scores, keep)
-    return mask_of(herding_order(check_embeddings(embeddings, len(scores), "herding"), keep), len(scores))
+    check_compat(compat)
+    features = check_embeddings(embeddings, len(scores), "herding")
+    return mask_of(herding_order(features, keep, farthest=compat == "deepcore"), len(scores))
 
 
-def herding_order(features: Tensor, keep: int) -> Tensor:
-    """The first `keep` picks, in order, from features (n, d): (keep,) indices."""
+def herding_order(features: Tensor, keep: int, *, farthest: bool = False) -> Tensor:
+    """The first `keep` picks, in order, from features (n, d): (keep,) indices; `farthest` turns every choice round."""
     centred = features - features.mean(0)
-    length = centred.square().sum(1)  # (n,); infinite once picked
+    length = centred.square().sum(1)  # (n,); infinite, or minus that, once picked
     debt = torch.zeros_like(centred[0])  # sum of the picks, which the mean wants at 0
     order = []
     for _ in range(keep):
-        pick = (length + 2 * centred @ debt).argmin()  # || debt + h_i ||^2 up to a constant
+        distance = length + 2 * centred @ debt  # || debt + h_i ||^2 up to a constant
+        pick = distance.argmax() if farthest else distance.argmin()
         order.append(pick)
         debt = debt + centred[pick]
-        length = length.index_fill(0, pick, torch.inf)
+        length = length.index_fill(0, pick, -torch.inf if farthest else torch.inf)
     return torch.stack(order)

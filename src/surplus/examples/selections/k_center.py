@@ -7,6 +7,8 @@ The greedy radius is at most twice the smallest that any `keep` centres can reac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -43,18 +45,46 @@ def k_center(
     """
     check_keep(scores, keep)
     features = check_embeddings(embeddings, len(scores), "k-center")
-    if first is None:
-        first = int(shuffled(len(scores), generator, scores.device)[0])
-    if not 0 <= first < len(scores):
-        raise InputError(f"first is an example from 0 to {len(scores) - 1}; got {first}")
-    return mask_of(k_center_order(features, keep, first), len(scores))
+    return mask_of(k_center_order(features, keep, first_pick(first, scores, generator)), len(scores))
 
 
 def k_center_order(features: Tensor, keep: int, first: int) -> Tensor:
     """The first `keep` picks, in order, from features (n, d): (keep,) indices."""
-    order = [torch.tensor(first, device=features.device)]
-    gap = torch.full_like(features[:, 0], torch.inf)  # (n,) squared distance to the nearest pick; -1 once picked
-    for _ in range(keep - 1):
-        gap = gap.minimum((features - features[order[-1]]).square().sum(1)).index_fill(0, order[-1], -1)
-        order.append(gap.argmax())
-    return torch.stack(order)
+    features = features - features.mean(0)  # far from the origin, the squares below would cancel
+    length = features.square().sum(1)
+
+    def gaps(pick: int) -> Tensor:  # one pass over the features where the difference would take three
+        return (length - 2 * features @ features[pick] + length[pick]).clamp(min=0)
+
+    return farthest_first(gaps, len(features), keep, first)
+
+
+def farthest_first(gaps: Callable[[int], Tensor], n: int, keep: int, first: int) -> Tensor:
+    """Pick again and again what is farthest from its nearest pick.
+
+    Args:
+        gaps: distance (n,) of all to one pick, or anything that grows with it.
+        n: examples.
+        keep: how many picks.
+        first: the first one.
+
+    Returns:
+        (keep,) indices in order.
+    """
+    order = [first]
+    gap = gaps(first)  # (n,) to the nearest pick; -1 once picked
+    gap[first] = -1
+    while len(order) < keep:
+        order.append(int(gap.argmax()))
+        gap = gap.minimum(gaps(order[-1]))
+        gap[order[-1]] = -1
+    return torch.tensor(order, device=gap.device)
+
+
+def first_pick(first: int | None, scores: Tensor, generator: Generator | None) -> int:
+    """The example to start from: the one that is given, or a drawn one."""
+    if first is None:
+        return int(shuffled(len(scores), generator, scores.device)[0])
+    if not 0 <= first < len(scores):
+        raise InputError(f"first is an example from 0 to {len(scores) - 1}; got {first}")
+    return first

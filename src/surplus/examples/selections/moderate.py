@@ -7,9 +7,11 @@ Not class-balanced by itself: every example competes with all others.
 
 from __future__ import annotations
 
-import torch
 from torch import Generator, Tensor
 
+from surplus.errors import InputError
+from surplus.examples.embeddings import Embeddings
+from surplus.examples.kmeans import class_means, squared_to_own
 from surplus.examples.selections.base import check_embeddings, check_keep, check_labels, easiest
 from surplus.registry import method
 
@@ -21,7 +23,7 @@ def moderate(
     *,
     labels: Tensor | None = None,
     generator: Generator | None = None,
-    embeddings: Tensor | None = None,
+    embeddings: Tensor | Embeddings | None = None,
 ) -> Tensor:
     """Keep the examples whose distance to their class centre is nearest to the median distance of the class.
 
@@ -30,7 +32,7 @@ def moderate(
         keep: how many examples stay, over all classes together.
         labels: (n,) integers.
         generator: not used.
-        embeddings: (n, d) floats, such as penultimate features.
+        embeddings: (n, d) floats, such as penultimate features, or `Embeddings` that stay on disk.
 
     Returns:
         (n,) bool.
@@ -40,21 +42,24 @@ def moderate(
     """
     check_keep(scores, keep)
     labels = check_labels(labels, len(scores), "moderate")
-    features = check_embeddings(embeddings, len(scores), "moderate")
-    return easiest(distance_from_median(features, labels), keep)
+    if not isinstance(embeddings, Embeddings):
+        return easiest(distance_from_median(check_embeddings(embeddings, len(scores), "moderate"), labels), keep)
+    if len(embeddings) != len(scores):
+        raise InputError(f"embeddings must have one row per score, {len(scores)}; got {len(embeddings)}")
+    return easiest(distance_from_median(embeddings, labels), keep)
 
 
-def distance_from_median(features: Tensor, labels: Tensor) -> Tensor:
+def distance_from_median(features: Tensor | Embeddings, labels: Tensor) -> Tensor:
     """| d_i - median of the class | for features (n, d): (n,)."""
-    gap = torch.empty(len(features), dtype=features.dtype, device=features.device)
-    for c in torch.unique(labels):
-        own = labels == c
-        distance = (features[own] - features[own].mean(0)).norm(dim=1)
-        gap[own] = (distance - _median(distance)).abs()
-    return gap
+    data = Embeddings.of(features)
+    own, sizes = labels.unique(return_inverse=True, return_counts=True)[1:]
+    distance = squared_to_own(data, class_means(data, own, len(sizes)), own).sqrt()
+    return (distance - _medians(distance, own, sizes)[own]).abs()
 
 
-def _median(values: Tensor) -> Tensor:
-    """The middle value, or the mean of the middle two."""
-    ordered = values.sort().values
-    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+def _medians(values: Tensor, own: Tensor, sizes: Tensor) -> Tensor:
+    """The middle value of each class, or the mean of the middle two: values (n,), classes (n,) -> (classes,)."""
+    order = values.argsort()
+    ordered = values[order[own[order].argsort(stable=True)]]  # class by class, each rising
+    first = sizes.cumsum(0) - sizes
+    return (ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) / 2
