@@ -5,7 +5,7 @@ import torch
 
 from surplus.networks import build
 from surplus.studies import Bench, el2n_grand
-from surplus.studies.el2n_grand import HARDEST, INIT, NOISE, OFFSET, PROTOCOLS, train_on
+from surplus.studies.el2n_grand import HARDEST, IMAGES, INIT, NOISE, OFFSET, PROTOCOLS, train_on
 from surplus.training import Store
 
 
@@ -67,3 +67,11 @@ def test_the_protocol_for_a_gpu_runs_when_it_is_made_small(tmp_path, provided_fi
 def test_the_network_of_the_gpu_protocol_is_there():
     p = PROTOCOLS["gpu"]
     assert sum(w.numel() for w in build(p.network, (3, 32, 32), 10, **p.options).parameters()) > 1e6
+
+
+def test_pruning_curves_on_images_set_three_scores_beside_random(tmp_path, provided_files):
+    small = {"seeds": 2, "images": 40, "image_width": 0.05, "image_epochs": 2, "image_nets": 1}
+    measured = el2n_grand.el2n_grand(IMAGES, bench(tmp_path, "laptop", **small))
+    arms = {(row["row"], row.get("keep")) for row in measured.rows}
+    assert {(name, keep) for name in ("EL2N", "GraNd", "forgetting", "random") for keep in (0.6, 0.3)} <= arms
+    assert sum(" - random" in row["row"] for row in measured.rows) == 3

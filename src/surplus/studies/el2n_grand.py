@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.examples import el2n_from_logits, grand, select
+from surplus.examples import el2n_from_logits, forgetting, grand, select
 from surplus.space import generator
 from surplus.stats import auc, rank_correlation
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import flipped, human_labels, joined, splits
 from surplus.studies.results import Claim, Measured, Scale, decide
-from surplus.studies.verdicts import Check, Row, arm, beats, exceeds, not_above, over_seeds, within
+from surplus.studies.verdicts import Check, Row, arm, beats, exceeds, not_above, over_seeds, two_stderr, within
 from surplus.tasks import Augment, Duration, Recipe, Task, task_from
 from surplus.training import Run, predict
 
@@ -59,6 +59,15 @@ INIT = Claim(
     " highest GraNd at step 0 - random not above 0 by 2 SE.",
     EVERYWHERE,
 )
+IMAGES = Claim(
+    "hard-images-are-worth-random-ones",
+    "On natural images the hardest part, by EL2N, GraNd or forgetting, teaches no less than a random part.",
+    "Paul et al. 2021, figure 1",
+    "5,000 CIFAR-10 images (gpu: all), 60% kept, steps of full training: hardest - random not below 0 by 2 SE, for each"
+    " of the three scores, paired by seed. The curve down to 30% is shown and not tested: with so few images theory"
+    " expects the easy ones to win (Sorscher et al. 2022).",
+    ("laptop", "gpu"),
+)
 
 
 class El2nProtocol(Protocol):
@@ -81,6 +90,16 @@ class El2nProtocol(Protocol):
     """Whether the first claim takes the wrong labels that people gave (CIFAR-10N)."""
     least_area: float = 0.95
     """Threshold of the first claim."""
+    images: int | None = 5000
+    """CIFAR-10 images of the pruning curves, drawn anew for each seed; all when None."""
+    image_width: float = 0.25
+    """Width of their network, speed-net."""
+    image_epochs: int = 8
+    """Epochs of full training on them."""
+    image_nets: int = 3
+    """Networks behind each of their scores."""
+    image_kept: tuple[float, ...] = (0.6, 0.3)
+    """Shares that are kept; the first is tested."""
     recipe: Recipe = Recipe(lr=0.05, nesterov=True, weight_decay=5e-4, batch_size=64)
     """Training; the rate falls to a fifth after 30, 60 and 80% of the steps, as in the paper."""
 
@@ -96,6 +115,11 @@ PROTOCOLS: dict[Scale, Protocol] = {
         nets=5,
         epochs=30,
         human_noise=True,
+        images=None,
+        image_width=1.0,
+        image_epochs=30,
+        image_nets=5,
+        image_kept=(0.6, 0.8, 0.4, 0.2),
         least_area=0.8,
         recipe=Recipe(
             lr=0.05,
@@ -114,12 +138,12 @@ PROTOCOLS: dict[Scale, Protocol] = {
     slug="el2n-grand",
     paper=PAPER,
     title="Deep Learning on a Data Diet: Finding Important Examples Early in Training",
-    claims=(NOISE, OFFSET, HARDEST, INIT),
+    claims=(NOISE, OFFSET, HARDEST, INIT, IMAGES),
     protocols=PROTOCOLS,
 )
 def el2n_grand(claim: Claim, bench: Bench[El2nProtocol]) -> Measured:
     """Early error and gradient norms: do they find wrong labels, and which examples may be left out?"""
-    tests = {NOISE: noise_is_hard, OFFSET: offset_wins, HARDEST: hardest_half, INIT: grand_at_init}
+    tests = {NOISE: noise_is_hard, OFFSET: offset_wins, HARDEST: hardest_half, INIT: grand_at_init, IMAGES: on_images}
     return tests[claim](bench)
 
 
@@ -199,6 +223,30 @@ def grand_at_init(bench: Bench[El2nProtocol]) -> Measured:
     return decide(INIT, checks, rows + accuracies.rows(keep), note)
 
 
+def on_images(bench: Bench[El2nProtocol]) -> Measured:
+    """Pruning curves of three scores and of random choice on CIFAR-10."""
+    p = bench.protocol
+    tables = {keep: _Table() for keep in p.image_kept}
+    for seed in bench.seeds[:3] if bench.scale == "laptop" else bench.seeds:
+        task = _image_task(bench, seed)
+        scores = _image_scores(bench, task, seed)
+        arms = {
+            (name, keep): _kept("random" if name == "random" else "hardest", values, keep, seed)
+            for keep in p.image_kept
+            for name, values in {**scores, "random": scores["EL2N"]}.items()
+        }
+        found = bench.fit(task, seeds=[seed] * len(arms), subsets=list(arms.values()), recipe=_equal_steps(task))
+        for (name, keep), accuracy in zip(arms, bench.accuracy(found).tolist(), strict=True):
+            tables[keep].add({name: accuracy})
+    first, checks = p.image_kept[0], []
+    for name in ("EL2N", "GraNd", "forgetting"):
+        compared = tables[first].beats(name, "random", first)
+        lacking = two_stderr(tables[first].arms["random"], tables[first].arms[name])
+        checks.append(replace(compared, needs="not below by 2 SE", verdict=not_above(lacking)))
+    rows = [row for keep, table in tables.items() for row in table.rows(keep)]
+    return decide(IMAGES, checks, rows)
+
+
 # ---- tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +268,35 @@ def _human(bench: Bench[El2nProtocol], seed: int, kind: str) -> tuple[Task, Tens
     at = joined(torch.arange(len(train)), train.targets, people.index, people.clean, "CIFAR-10 and CIFAR-10N")
     labels = (people.aggregate if kind == "aggregate" else people.worse(seed))[at]
     return replace(task, train=train.with_targets(labels)), labels != train.targets
+
+
+def _image_task(bench: Bench[El2nProtocol], seed: int) -> Task:
+    """Some images of CIFAR-10 and a fast narrow network."""
+    p, data = bench.protocol, splits("cifar10", seed)
+    rows = torch.randperm(len(data.train), generator=generator(seed, "study", "images"))[: p.images]
+    some = replace(data, train=data.train[rows.sort().values])
+    task = task_from(some, "speed-net", width=p.image_width)
+    return task.with_recipe(duration=f"{p.image_epochs}ep")
+
+
+def _equal_steps(task: Task) -> Recipe:
+    steps = task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size))
+    return task.recipe.model_copy(update={"duration": Duration(f"{steps}it")})
+
+
+def _image_scores(bench: Bench[El2nProtocol], task: Task, seed: int) -> dict[str, Tensor]:
+    """Each (n,): EL2N and GraNd at a quarter of training, forgetting over all of it."""
+    per_epoch = -(-len(task.train) // task.recipe.batch_size)
+    early = per_epoch * max(1, bench.protocol.image_epochs // 4)
+    nets = [1000 * (seed + 1) + k for k in range(bench.protocol.image_nets)]
+    run = bench.fit(task, seeds=nets, record=True, keep=(early,))
+    thetas = run.at(early)
+    outputs = predict(task, thetas.to(bench.device), task.train).cpu()
+    return {
+        "EL2N": el2n_from_logits(outputs, task.train.targets).mean,
+        "GraNd": gradient_norms(bench, task, thetas),
+        "forgetting": forgetting(run.record["correct"]).mean,
+    }
 
 
 # ---- runs and scores ------------------------------------------------------------------------------------------------
