@@ -124,6 +124,7 @@ def test_a_selection_keeps_the_exact_number_the_same_each_time(m):
             13,
             labels=torch.arange(40) % 4,
             embeddings=torch.randn(40, 5, generator=torch.Generator().manual_seed(2)),
+            probabilities=torch.randn(40, 4, generator=torch.Generator().manual_seed(4)).softmax(1),
             generator=torch.Generator().manual_seed(3),
         )
         for _ in range(2)

@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Generator, Tensor
 
 from surplus.data import corruptions as C
+from surplus.data.corruptions import maps, weather
 from surplus.errors import InputError
 from surplus.registry import find
 
@@ -112,6 +113,12 @@ def test_zoom_factors_number_7_12_16_21_26_because_of_rounding():
     assert C.zoom_factors(1)[0] == 1 and C.zoom_factors(1)[-1] == pytest.approx(1.06)
 
 
+def test_zoom_blur_counts_the_original_once_more_than_the_factor_one_does():
+    x = pictures(2)
+    slow = (x + sum(maps.magnified(x, f) for f in np.arange(1, 1.06, 0.01))) / 8
+    assert (grey_levels(C.zoom_blur(x, 1, gen())) - grey_levels(slow)).abs().max() < 1.01
+
+
 def test_a_constant_image_stays_constant_under_blur_and_contrast_and_pixels():
     x = torch.full((2, 3, 32, 32), 77 / 255)
     for name in (
@@ -169,7 +176,7 @@ def test_blur_is_scipys_gaussian_filter():
     x = pictures(2)
     slow = ndimage.gaussian_filter(x.numpy(), (0, 0, 0.8, 0.8), mode="nearest", truncate=4)
     assert (grey_levels(C.gaussian_blur(x, 4, gen())) - grey_levels(torch.from_numpy(slow))).abs().max() < 1.01
-    torch.testing.assert_close(C._blur(x, 0.8), torch.from_numpy(slow))
+    torch.testing.assert_close(maps.blurred(x, 0.8), torch.from_numpy(slow))
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.06, 1.25, 1.75, 2.25])
@@ -179,7 +186,9 @@ def test_zoom_is_scipys_zoom_of_the_cropped_middle(factor):
     top = (32 - crop) // 2
     slow = ndimage.zoom(x.numpy()[..., top : top + crop, top : top + crop], (1, 1, factor, factor), order=1)
     trim = (slow.shape[-1] - 32) // 2
-    torch.testing.assert_close(C._zoom(x, factor), torch.from_numpy(slow[..., trim : trim + 32, trim : trim + 32]))
+    torch.testing.assert_close(
+        maps.magnified(x, factor), torch.from_numpy(slow[..., trim : trim + 32, trim : trim + 32])
+    )
 
 
 def test_defocus_is_a_mean_over_the_disc_where_the_rim_is_sharp():
@@ -191,7 +200,7 @@ def test_defocus_is_a_mean_over_the_disc_where_the_rim_is_sharp():
 def test_a_horizontal_streak_is_a_one_sided_normal_kernel():
     x = torch.zeros(1, 1, 16, 16)
     x[0, 0, 8, 10] = 1
-    y = C._streak(x, 6, 1.0, torch.zeros(1))
+    y = maps.streaked(x, 6, 1.0, torch.zeros(1))
     weight = torch.exp(-(torch.arange(13.0) ** 2) / 2)
     weight = weight / weight.sum()
     assert (
@@ -227,14 +236,14 @@ def test_sampling_at_the_pixels_returns_them_and_reflects_as_scipy_does():
     grid = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="xy"), -1).double()[None]
     at = grid + 6 * torch.rand(grid.shape, generator=gen(), dtype=torch.float64) - 3
     for about_centres, mode in ((True, "mirror"), (False, "reflect")):
-        torch.testing.assert_close(C._sample(x, grid, about_centres), x)
+        torch.testing.assert_close(maps.sampled(x, grid, about_centres), x)
         slow = ndimage.map_coordinates(x[0, 0].numpy(), at[0].flip(-1).movedim(-1, 0).numpy(), order=1, mode=mode)
-        torch.testing.assert_close(C._sample(x, at, about_centres)[0, 0], torch.from_numpy(slow))
+        torch.testing.assert_close(maps.sampled(x, at, about_centres)[0, 0], torch.from_numpy(slow))
 
 
 def test_clouds_span_zero_to_one_and_grow_smoother_with_decay():
     x = torch.zeros(50, 1, 32, 32)
-    rough, smooth = C._cloud(x, 1.5, gen()), C._cloud(x, 3.0, gen())
+    rough, smooth = weather._cloud(x, 1.5, gen()), weather._cloud(x, 3.0, gen())
     for cloud in (rough, smooth):
         assert (cloud.amin((1, 2, 3)) == 0).all() and (cloud.amax((1, 2, 3)) == 1).all()
     assert smooth.diff(dim=-1).abs().mean() < 0.5 * rough.diff(dim=-1).abs().mean()
@@ -290,6 +299,16 @@ def test_gaussian_pixels_match_mean_and_deviation_per_channel():
     given = C.gaussian_pixels(x, gen(), mean=torch.zeros(3), std=torch.ones(3))
     assert abs(given.mean()) < 0.02 and abs(given.std() - 1) < 0.02
     assert C.gaussian_pixels((x * 255).byte(), gen()).max() < 3
+
+
+def test_whitened_images_have_mean_zero_and_deviation_one_each_and_a_flat_one_is_not_blown_up():
+    x = torch.cat([pictures(3), torch.full((1, 3, 32, 32), 0.3)])
+    y = C.whitened(x)
+    assert y.mean((1, 2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(y.std((1, 2, 3), correction=0), torch.tensor([1.0, 1, 1, 0]), atol=1e-4, rtol=1e-4)
+    two = torch.zeros(1, 1, 8, 8)
+    two[..., 0] = 0.01  # deviation 0.0033, below 1/8
+    torch.testing.assert_close(C.whitened(two), 8 * (two - two.mean()))
 
 
 # --- mean corruption error ---

@@ -104,6 +104,18 @@ def test_every_rule_stands_beside_random_with_the_same_seeds(task, store, tmp_pa
     assert json.loads((tmp_path / "selection.json").read_text())["rules"]["ccs"] == {"beta": 0.1}
 
 
+def test_rules_that_weigh_are_trained_with_their_weights(task, store):
+    settings = Comparing(seeds=2, replicas=2)
+    found = compare(task, ["craig"], 0.1, settings, store=store)
+    plain = fit(
+        task.with_recipe(duration=f"{task.recipe.duration.steps(-(-300 // task.recipe.batch_size))}it"),
+        seeds=found.provenance["training_seeds"],
+        subsets=found.kept["craig"],
+        store=store,
+    )
+    assert not torch.equal(found.accuracy["craig"], plain.evaluate("test").metric)
+
+
 def test_the_score_decides_what_the_hardest_are(task, store):
     found = compare(task, ["hardest"], 0.1, Comparing(seeds=2, replicas=2, score="aum"), store=store)
     gathering = Gathering(replicas=2)

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from surplus.data import Dataset, Splits
 from surplus.errors import InputError
 from surplus.landscape import barrier
+from surplus.landscape.connectivity import ExampleBarriers, example_barriers, on_examples, siblings
 from surplus.space import generator
+from surplus.tasks import Duration, Recipe, task_from
+from surplus.training import Store, fit
 
 
 def evaluation(f):
@@ -77,3 +82,97 @@ def test_what_a_barrier_refuses():
         barrier(evaluation(bump), a, a, mode="eror")
     with pytest.raises(InputError, match="end of a barrier"):
         barrier(evaluation(bump), a, a, end="max")
+
+
+# ---- example by example ---------------------------------------------------------------------------------------------
+
+
+def tiny(classes=3, n=12):
+    """A few points in the plane."""
+    g = generator(5)
+    labels = torch.arange(n) % classes
+    return Dataset.of(torch.randn(n, 2, generator=g) + labels[:, None], labels)
+
+
+def task_of(make, data):
+    return task_from(Splits("tiny", data, data), make, recipe=Recipe(lr=0.1, batch_size=4, duration=Duration("6ep")))
+
+
+def test_barriers_of_examples_by_hand():
+    at = torch.tensor([0.0, 0.5, 1])
+    losses = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 1.0], [2.0, 3.0, 0.0]])
+    correct = torch.tensor([[True, True, False], [False, True, True], [True, True, True]])
+    found = ExampleBarriers(at, losses, correct)
+    assert found.height.tolist() == [2, 0, 0]  # 3 over the 1 of the line; 1 under the 2 of it; 1 on it
+    assert found.connected().tolist() == [False, True, False]
+    assert found.connected(threshold=2.5).tolist() == [False, False, True]
+    assert found.error_barrier() == pytest.approx(1 / 3 - (1 / 3 + 0) / 2)
+    assert found.error_barrier(torch.tensor([0])) == 1 and found.error_barrier(torch.tensor([1])) == 0
+
+
+def test_the_mean_of_the_curves_is_the_curve_of_the_mean():
+    data = tiny()
+    task = task_of(lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3)), data)
+    a, b = task.space.init_many([0, 1])
+    each = example_barriers(on_examples(task), a, b, points=7)
+    mean = lambda t: ((1 - on_examples(task)(t)[1].float()).mean(1), on_examples(task)(t)[0].mean(1))
+    whole = barrier(mean, a, b, points=7, mode="loss", end="linear")
+    rises = each.losses - torch.lerp(each.losses[0], each.losses[-1], each.at[:, None])
+    torch.testing.assert_close(rises.mean(1), whole.curve)
+    assert each.height.mean() >= whole.height - 1e-6
+    assert each.error_barrier() == pytest.approx(barrier(mean, a, b, points=7).height, abs=1e-6)
+
+
+def test_a_linear_model_has_no_barrier_on_any_example():
+    task = task_of(lambda: nn.Linear(2, 3), tiny())
+    ends = 4 * torch.randn(2, task.space.size, generator=generator(8))
+    found = example_barriers(on_examples(task), *ends)
+    assert found.height.abs().max() < 1e-5
+    both = found.correct[0] & found.correct[-1]
+    assert torch.equal(found.connected(), both)  # a half space of weights is right, and half spaces are convex
+
+
+def test_barriers_agree_with_a_loop_over_points_and_examples():
+    data = tiny()
+    make = lambda: nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    task = task_of(make, data)
+    a, b = 3 * task.space.init_many([3, 4])
+    found, slow = example_barriers(on_examples(task), a, b, points=5), torch.zeros(len(data))
+    x = task.prepare(data.inputs)
+    losses = torch.zeros(5, len(data))
+    for p in range(5):
+        module = task.space.write(a + p / 4 * (b - a))
+        for i in range(len(data)):
+            losses[p, i] = nn.functional.cross_entropy(module(x[i : i + 1]), data.targets[i : i + 1]).detach()
+    for i in range(len(data)):
+        slow[i] = max(losses[p, i] - ((1 - p / 4) * losses[0, i] + p / 4 * losses[4, i]) for p in range(5))
+    torch.testing.assert_close(found.height, slow, atol=1e-5, rtol=1e-4)
+    assert slow.max() > 0.05
+
+
+def test_batch_norm_statistics_are_estimated_anew_at_every_point():
+    task = task_of(lambda: nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)), tiny())
+    theta = task.space.init(0)
+    scaled = theta.clone()
+    scaled[task.space["0.weight"].slice] *= 7  # batch normalisation undoes a scale, if its statistics follow
+    scaled[task.space["0.bias"].slice] *= 7
+    found = example_barriers(on_examples(task), theta, scaled, points=5)
+    torch.testing.assert_close(found.losses, found.losses[:1].expand(5, -1), atol=1e-3, rtol=1e-3)
+
+
+def test_siblings_share_their_parent_and_differ_in_the_order_of_the_data(tmp_path):
+    task, store = task_of(lambda: nn.Linear(2, 3), tiny()), Store(tmp_path)
+    parent = fit(task, seeds=[0, 1], keep=(5,), store=store, execution="stacked").at(5)
+    first, second = siblings(task, parent, 5, [0, 1], store=store, execution="stacked", keep=(5,))
+    assert torch.equal(first.at(5), parent) and torch.equal(second.at(5), parent)
+    assert not torch.equal(first.theta, second.theta) and not set(first.seeds) & set(second.seeds)
+    whole = task.with_recipe(batch_size=12)  # one batch is the whole set: no order is left
+    a, b = siblings(whole, parent, 5, [0, 1], store=store, execution="stacked")
+    torch.testing.assert_close(a.theta, b.theta)
+    last = [r.parts[0].manifest["steps"] for r in (first, second)]
+    assert last[0] == last[1]
+
+
+def test_two_points_are_too_few_for_barriers_of_examples_too():
+    with pytest.raises(InputError, match="at least 3 points"):
+        example_barriers(lambda t: (t, t), torch.zeros(3), torch.zeros(3), points=2)

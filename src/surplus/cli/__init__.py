@@ -459,7 +459,7 @@ def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 
 def _range(row: dict[str, Any], low: str, high: str) -> str:
-    return f"{row[low]:.4f} to {row[high]:.4f}" if low in row else ""
+    return f"{row[low]:.3f} to {row[high]:.3f}" if low in row else ""
 
 
 def _say(text: str) -> None:

@@ -6,10 +6,12 @@ from surplus.data.dataset import Dataset, Splits, split
 from surplus.data.longtail import exponential_imbalance, step_imbalance
 from surplus.data.noise import NoisyLabels, corrupt_labels, empirical_transition
 from surplus.data.reading import read
+from surplus.data.web import NoisyWeb, noisy_web
 
 __all__ = [
     "Dataset",
     "NoisyLabels",
+    "NoisyWeb",
     "Splits",
     "corrupt_images",
     "corrupt_labels",
@@ -17,6 +19,7 @@ __all__ = [
     "exponential_imbalance",
     "generated",
     "mean_corruption_error",
+    "noisy_web",
     "read",
     "split",
     "step_imbalance",

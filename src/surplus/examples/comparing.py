@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from surplus import __version__
 from surplus.errors import InputError, check_folder
 from surplus.examples.gathering import Gathering, gather
+from surplus.examples.rules.weighted import Weighted, normalised
 from surplus.examples.scoring import hardness, score
 from surplus.examples.selections.base import select
 from surplus.registry import find
@@ -147,7 +148,8 @@ def compare(
     source = _Source(task, settings, store)
     seeds = [seed_for(settings.seed, "select", "train", k) % 2**31 for k in range(settings.seeds)]
     kept = {name: _chosen(source, name, count, given, seeds) for name, given in {**options, RANDOM: {}}.items()}
-    accuracy = _accuracies(source, kept, seeds)
+    weights = {name: _weights(source, name, kept[name], given) for name, given in options.items()}
+    accuracy = _accuracies(source, kept, {name: w for name, w in weights.items() if w is not None}, seeds)
     provenance = {
         "data": {"name": task.name, "fingerprint": task.train.fingerprint, "examples": len(task.train)},
         "network": task.network.identity,
@@ -223,16 +225,33 @@ def _chosen(source: _Source, rule: str, count: int, options: Mapping[str, Any], 
     return torch.stack([select(rule, source.scores, count, generator=draw, **given) for draw in draws])
 
 
-def _accuracies(source: _Source, kept: Mapping[str, Tensor], seeds: Sequence[int]) -> dict[str, Tensor]:
-    """(seeds,) by rule, and with all examples."""
+def _weights(source: _Source, rule: str, kept: Tensor, options: Mapping[str, Any]) -> Tensor | None:
+    """(seeds, n) the weights that a rule gives what it kept, of mean 1 there; None for a rule that gives none."""
+    weigh = find("selection", rule).traits.get("weights")
+    if weigh is None:
+        return None
+    accepted = inspect.signature(weigh).parameters
+    given = {**source.given(rule), **options, "by_class": source.settings.by_class}
+    own = {name: value for name, value in given.items() if name in accepted}
+    return torch.stack([normalised(weigh(mask, **own), mask) for mask in kept])
+
+
+def _accuracies(
+    source: _Source, kept: Mapping[str, Tensor], weights: Mapping[str, Tensor], seeds: Sequence[int]
+) -> dict[str, Tensor]:
+    """(seeds,) by rule, and with all examples; weighed where there are weights."""
     task, settings = source.task, source.settings
     steps = task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size))
     equal = task.with_recipe(duration=f"{steps}it")
-    masks = torch.cat(list(kept.values()))
-    run = fit(equal, seeds=list(seeds) * len(kept), subsets=masks, device=settings.device, store=source.store)
-    accuracy = dict(zip(kept, run.evaluate("test").metric.view(len(kept), -1), strict=True))
-    full = fit(task, seeds=seeds, device=settings.device, store=source.store)
-    return {**accuracy, "all examples": full.evaluate("test").metric}
+    train = partial(fit, device=settings.device, store=source.store)
+    plain = {name: mask for name, mask in kept.items() if name not in weights}
+    run = train(equal, seeds=list(seeds) * len(plain), subsets=torch.cat(list(plain.values())))
+    accuracy = dict(zip(plain, run.evaluate("test").metric.view(len(plain), -1), strict=True))
+    for name, own in weights.items():
+        weighed = train(equal, seeds=seeds, subsets=kept[name], rule=Weighted(own))
+        accuracy[name] = weighed.evaluate("test").metric
+    full = train(task, seeds=seeds)
+    return {**{name: accuracy[name] for name in kept}, "all examples": full.evaluate("test").metric}
 
 
 def written(text: str) -> tuple[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Curvature, connectivity and dimension of the loss around trained networks."""
 
-from surplus.landscape.connectivity import Barrier, barrier
+from surplus.landscape.connectivity import Barrier, ExampleBarriers, barrier, example_barriers, on_examples, siblings
 from surplus.landscape.curvature import (
     across_subsets,
     ascent,
@@ -18,6 +18,7 @@ from surplus.landscape.matching import Matching, chain_axes, permute, weight_mat
 __all__ = [
     "Barrier",
     "Eigenvalues",
+    "ExampleBarriers",
     "IntrinsicDimension",
     "Krylov",
     "Matching",
@@ -26,14 +27,17 @@ __all__ = [
     "ascent",
     "barrier",
     "chain_axes",
+    "example_barriers",
     "frobenius",
     "hessian_operator",
     "hvp",
     "intrinsic_dimension",
     "lanczos",
     "mean_loss",
+    "on_examples",
     "permute",
     "sam_sharpness",
+    "siblings",
     "spectral_density",
     "top_eigenvalue",
     "trace",

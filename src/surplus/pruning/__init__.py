@@ -7,7 +7,16 @@ from surplus.pruning.dead_units import SelectLinear, remove_dead_units
 from surplus.pruning.export import from_torch_prune, load_ticket, save_ticket, to_torch_prune
 from surplus.pruning.grasp import grasp
 from surplus.pruning.magnitude import magnitude
-from surplus.pruning.masks import Ticket, cut, density, keep_top, layer_densities, random_mask, shuffle
+from surplus.pruning.masks import (
+    Ticket,
+    cut,
+    cut_at_threshold,
+    density,
+    keep_top,
+    layer_densities,
+    random_mask,
+    shuffle,
+)
 from surplus.pruning.random import random_score
 from surplus.pruning.scoring import balanced_rows, iterate_score
 from surplus.pruning.snip import snip
@@ -24,6 +33,7 @@ __all__ = [
     "controls",
     "count",
     "cut",
+    "cut_at_threshold",
     "density",
     "density_schedule",
     "from_torch_prune",

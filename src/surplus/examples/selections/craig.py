@@ -18,41 +18,6 @@ from surplus.examples.selections.submodular import ENTRIES, FacilityLocation, Pa
 from surplus.registry import method
 
 
-@method("selection", paper="Mirzasoleiman, Bilmes & Leskovec 2020, arXiv 1906.01827")
-def craig(
-    scores: Tensor,
-    keep: int,
-    *,
-    labels: Tensor | None = None,
-    generator: Generator | None = None,
-    embeddings: Tensor | None = None,
-    probabilities: Tensor | None = None,
-    greedy: Greedy = "lazy",
-    compat: Compat = None,
-) -> Tensor:
-    """Keep examples such that the gradient of every example is near that of a kept one.
-
-    Args:
-        scores: (n,) not used but for n.
-        keep: how many examples stay.
-        labels: (n,) integers.
-        generator: for greedy="stochastic".
-        embeddings: (n, d) what enters the last layer.
-        probabilities: (n, classes) of the same network.
-        greedy: "lazy", "naive" (the same picks, slower) or "stochastic".
-        compat: "deepcore": gradients through two softmaxes, as that code takes them.
-
-    Returns:
-        (n,) bool; nested for growing `keep`, unless stochastic. `craig_weights` gives the weights.
-
-    Raises:
-        InputError: what the rule needs is missing or does not fit.
-    """
-    check_keep(scores, keep)
-    g = last_layer_gradients("craig", len(scores), embeddings, probabilities, labels, compat)
-    return mask_of(greedy_order(FacilityLocation(Nearness(g)), keep, greedy, generator=generator), len(scores))
-
-
 def craig_weights(
     chosen: Tensor,
     *,
@@ -87,6 +52,41 @@ def craig_weights(
         nearest = torch.cat([distances(g[rows], g[picks]).argmin(1) for rows in blocks])
         weights[picks] = nearest.bincount(minlength=len(picks)).to(weights)
     return weights + chosen if compat == "deepcore" else weights
+
+
+@method("selection", paper="Mirzasoleiman, Bilmes & Leskovec 2020, arXiv 1906.01827", weights=craig_weights)
+def craig(
+    scores: Tensor,
+    keep: int,
+    *,
+    labels: Tensor | None = None,
+    generator: Generator | None = None,
+    embeddings: Tensor | None = None,
+    probabilities: Tensor | None = None,
+    greedy: Greedy = "lazy",
+    compat: Compat = None,
+) -> Tensor:
+    """Keep examples such that the gradient of every example is near that of a kept one.
+
+    Args:
+        scores: (n,) not used but for n.
+        keep: how many examples stay.
+        labels: (n,) integers.
+        generator: for greedy="stochastic".
+        embeddings: (n, d) what enters the last layer.
+        probabilities: (n, classes) of the same network.
+        greedy: "lazy", "naive" (the same picks, slower) or "stochastic".
+        compat: "deepcore": gradients through two softmaxes, as that code takes them.
+
+    Returns:
+        (n,) bool; nested for growing `keep`, unless stochastic. `craig_weights` gives the weights.
+
+    Raises:
+        InputError: what the rule needs is missing or does not fit.
+    """
+    check_keep(scores, keep)
+    g = last_layer_gradients("craig", len(scores), embeddings, probabilities, labels, compat)
+    return mask_of(greedy_order(FacilityLocation(Nearness(g)), keep, greedy, generator=generator), len(scores))
 
 
 def distances(a: Products, b: Products) -> Tensor:

@@ -17,43 +17,6 @@ from surplus.examples.selections.gradients import Products, Validation, check_ch
 from surplus.registry import method
 
 
-@method("selection", paper="Killamsetty et al. 2021, arXiv 2103.00123")
-def grad_match(
-    scores: Tensor,
-    keep: int,
-    *,
-    labels: Tensor | None = None,
-    generator: Generator | None = None,
-    embeddings: Tensor | None = None,
-    probabilities: Tensor | None = None,
-    validation: Validation | None = None,
-    lam: float = 1.0,
-    compat: Compat = None,
-) -> Tensor:
-    """Keep examples whose weighted gradients add up to the gradient of all.
-
-    Args:
-        scores: (n,) not used but for n.
-        keep: how many examples stay.
-        labels: (n,) integers.
-        generator: not used.
-        embeddings: (n, d) what enters the last layer.
-        probabilities: (n, classes) of the same network.
-        validation: held-out examples whose gradient is matched instead of that of the training examples.
-        lam: weight of the ridge.
-        compat: "deepcore": the mean in place of the sum, gradients through two softmaxes, no ridge at the first pick.
-
-    Returns:
-        (n,) bool; nested for growing `keep`. `grad_match_weights` gives the weights.
-
-    Raises:
-        InputError: what the rule needs is missing or does not fit, or lam is negative.
-    """
-    check_keep(scores, keep)
-    g = last_layer_gradients("grad-match", len(scores), embeddings, probabilities, labels, compat)
-    return mask_of(pursuit_order(g, _target(g, validation, compat), keep, _ridge(lam), compat), len(scores))
-
-
 def grad_match_weights(
     chosen: Tensor,
     *,
@@ -92,6 +55,43 @@ def grad_match_weights(
         target, picks = _target(g[own], part, compat), (own & chosen).nonzero().squeeze(1)
         weights[picks] = non_negative(g[picks], target, _ridge(lam), compat)
     return weights
+
+
+@method("selection", paper="Killamsetty et al. 2021, arXiv 2103.00123", weights=grad_match_weights)
+def grad_match(
+    scores: Tensor,
+    keep: int,
+    *,
+    labels: Tensor | None = None,
+    generator: Generator | None = None,
+    embeddings: Tensor | None = None,
+    probabilities: Tensor | None = None,
+    validation: Validation | None = None,
+    lam: float = 1.0,
+    compat: Compat = None,
+) -> Tensor:
+    """Keep examples whose weighted gradients add up to the gradient of all.
+
+    Args:
+        scores: (n,) not used but for n.
+        keep: how many examples stay.
+        labels: (n,) integers.
+        generator: not used.
+        embeddings: (n, d) what enters the last layer.
+        probabilities: (n, classes) of the same network.
+        validation: held-out examples whose gradient is matched instead of that of the training examples.
+        lam: weight of the ridge.
+        compat: "deepcore": the mean in place of the sum, gradients through two softmaxes, no ridge at the first pick.
+
+    Returns:
+        (n,) bool; nested for growing `keep`. `grad_match_weights` gives the weights.
+
+    Raises:
+        InputError: what the rule needs is missing or does not fit, or lam is negative.
+    """
+    check_keep(scores, keep)
+    g = last_layer_gradients("grad-match", len(scores), embeddings, probabilities, labels, compat)
+    return mask_of(pursuit_order(g, _target(g, validation, compat), keep, _ridge(lam), compat), len(scores))
 
 
 def pursuit_order(g: Products, target: Tensor, keep: int, lam: float, compat: Compat = None) -> Tensor:

@@ -1,0 +1,187 @@
+"""Tickets on a data diet: the short dense training before iterative pruning, on chosen data (Paul et al. 2022).
+
+    theta_t = t steps of training on D_pre from theta_0.   Level l: train m_l * theta_t on ALL data from step t to the
+    end, then m_{l+1} removes the share p of the surviving weights with the smallest |theta_T|.
+
+arXiv 2206.01278, section 2. The length of pre-training is in steps, so that a small D_pre is seen more often; its
+learning rate is the recipe's initial one, since t lies before the first decay. Levels go on at step t of the schedule
+and of the data order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+
+from surplus.data.longtail import keep_counts
+from surplus.data.noise import random_labels
+from surplus.errors import InputError, unknown
+from surplus.examples.selections.base import check_keep, select, shuffled
+from surplus.pruning.imp import Level, from_masks
+from surplus.pruning.masks import cut, cut_at_threshold
+from surplus.registry import method
+from surplus.space import generator
+from surplus.tasks import Duration, Task
+from surplus.training import Run, fit
+
+Diet = Literal["all", "random", "balanced", "easiest", "hardest", "random-labels"]
+Count = Literal["exact", "threshold"]
+
+
+@method("pruning schedule", paper="Paul, Larsen, Ganguli, Frankle & Dziugaite 2022, arXiv 2206.01278")
+def tickets_on_a_diet(
+    task: Task,
+    diet: Diet = "random",
+    size: int | None = None,
+    *,
+    steps: int,
+    levels: int,
+    rate: float = 0.2,
+    seeds: int | Sequence[int] = 5,
+    scores: Tensor | None = None,
+    count: Count = "exact",
+    exclude: Sequence[str] = (),
+    **options: Any,
+) -> list[Level]:
+    """Iterative magnitude pruning, rewound to a point that was reached on chosen data.
+
+    Args:
+        task: what is trained; the levels see all of its training data.
+        diet: the data of pre-training, see `diet_subset`.
+        size: their number; all when None.
+        steps: t, the length of pre-training; 0 rewinds to the initial weights.
+        levels: how many cuts; the result has one level more, the dense one first.
+        rate: share of the surviving weights that each cut removes.
+        seeds: one replica each.
+        scores: (n,) high = hard, for "easiest" and "hardest".
+        count: "exact", or "threshold" as the paper's code counts (`cut_at_threshold`).
+        exclude: layers to leave whole.
+        options: of `fit` (store, execution, device, jobs).
+
+    Returns:
+        levels + 1 `Level`s.
+    """
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if steps:
+        start = pretrain_subset(task, diet, size, steps=steps, seeds=seeds, scores=scores, **options).theta
+    else:
+        start = task.space.init_many(seeds)
+    chain = levels_from(
+        task, start, steps, levels=levels, rate=rate, seeds=seeds, count=count, exclude=exclude, **options
+    )
+    return list(chain)
+
+
+def pretrain_subset(
+    task: Task,
+    diet: Diet,
+    size: int | None = None,
+    *,
+    steps: int,
+    seeds: int | Sequence[int] = 5,
+    scores: Tensor | None = None,
+    **options: Any,
+) -> Run:
+    """Train each seed for `steps` steps on its own choice of examples, at the recipe's initial learning rate.
+
+    Random choices differ between seeds; random labels are one draw for all of them.
+
+    Args:
+        task: data, network and recipe.
+        diet: which data, see `diet_subset`.
+        size: their number; all when None.
+        steps: length of training, the same for every size.
+        seeds: one replica each.
+        scores: (n,) high = hard, for "easiest" and "hardest".
+        options: of `fit`.
+
+    Returns:
+        Run whose `theta` (K, P) is the point to rewind to.
+
+    Raises:
+        InputError: no steps, an unknown diet, a size outside 1..n, or scores that are missing.
+    """
+    if steps < 1:
+        raise InputError(f"pre-training takes at least one step; got {steps}. To rewind to step 0 leave it out")
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    labels = task.train.targets.cpu()
+    subsets = [diet_subset(diet, labels, size, generator(s, "data diet", diet), scores=scores) for s in seeds]
+    if diet == "random-labels":
+        drawn = random_labels(labels, 1.0, task.classes, generator(seeds[0], "data diet", "labels"))
+        task = replace(task, train=task.train.with_targets(drawn.labels))
+    recipe = task.recipe.model_copy(update={"duration": Duration(f"{steps}it"), "schedule": "constant"})
+    return fit(task, seeds=seeds, subsets=subsets, recipe=recipe, **options)
+
+
+def diet_subset(
+    diet: Diet, labels: Tensor, size: int | None, generator: Generator, *, scores: Tensor | None = None
+) -> Tensor:
+    """Which examples pre-training sees, as positions.
+
+        all            every example
+        random         `size` of them; "random-labels" the same, and their labels are drawn anew
+        balanced       floor(size / K) of each of K classes, the rest at random
+        easiest        the lowest scores;  hardest: the highest (ties: the lower position)
+
+    Args:
+        diet: one of these.
+        labels: (n,) classes.
+        size: how many; all when None.
+        generator: for the random ones.
+        scores: (n,) high = hard (EL2N, forgetting, `ExampleBarriers.height`).
+
+    Returns:
+        (size,) positions in rising order.
+    """
+    if diet not in get_args(Diet):
+        raise unknown("diet", diet, get_args(Diet))
+    n = len(labels)
+    size = n if size is None or diet == "all" else size
+    if diet in ("easiest", "hardest"):
+        if scores is None:
+            raise InputError(f"the diet {diet!r} needs scores=, one number per training example, high = hard")
+        return select(diet, scores, size).nonzero().squeeze(1)
+    check_keep(labels, size)
+    if diet == "balanced":
+        return _balanced(labels, size, generator)
+    return shuffled(n, generator, labels.device)[:size].sort().values
+
+
+def levels_from(
+    task: Task,
+    start: Tensor,
+    step: int,
+    *,
+    levels: int,
+    rate: float = 0.2,
+    seeds: Sequence[int],
+    count: Count = "exact",
+    exclude: Sequence[str] = (),
+    **options: Any,
+) -> Iterator[Level]:
+    """Iterative magnitude pruning, rewound to start (K, P) at `step`, whatever training led there; level by level."""
+    if count not in get_args(Count):
+        raise unknown("way to count what a cut removes", count, get_args(Count))
+    level = from_masks(task, torch.ones_like(start, dtype=torch.bool), start, seeds, step, **options)
+    yield level
+    for _ in range(levels):
+        pairs = zip(level.run.theta, level.masks, strict=True)
+        if count == "exact":
+            masks = [cut(task.space, theta, mask, rate, exclude=exclude) for theta, mask in pairs]
+        else:
+            masks = [cut_at_threshold(task.space, theta, mask, rate, exclude) for theta, mask in pairs]
+        level = from_masks(task, torch.stack(masks), start, seeds, step, **options)
+        yield level
+
+
+def _balanced(labels: Tensor, size: int, generator: Generator) -> Tensor:
+    """floor(size / K) examples of each of the K classes that occur, the rest at random."""
+    classes, codes = labels.unique(return_inverse=True)
+    chosen = keep_counts(codes, torch.full((len(classes),), size // len(classes)), generator)
+    others = (~chosen).nonzero().squeeze(1)
+    more = shuffled(len(others), generator, labels.device)[: size - int(chosen.sum())]
+    return chosen.index_fill(0, others[more], True).nonzero().squeeze(1)
