@@ -110,7 +110,7 @@ def test_pairflip_and_trid_matrices_by_hand():
 @pytest.mark.parametrize(
     "flips, moves",
     [
-        ("mnist", "2>7 3>8 5>6 6>5"),
+        ("mnist", "2>7 3>8 5>6 6>5 7>1"),
         ("fashion", "0>6 2>4 5>7 7>5"),
         ("cifar10", "2>0 3>5 4>7 5>3 9>1"),
     ],

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surplus.errors import InputError
-from surplus.examples.subsets import balanced_subsets, mixed_subsets
+from surplus.examples.subsets import balanced_subsets, mixed_subsets, stratified_subsets
 
 
 @given(n=st.integers(10, 200), tenths=st.integers(1, 9), rounds=st.integers(1, 3))
@@ -41,3 +41,13 @@ def test_mixed_subsets_say_their_share():
 def test_a_share_that_leaves_nothing_is_refused(share):
     with pytest.raises(InputError, match="share is the fraction"):
         balanced_subsets(100, share, 2)
+
+
+def test_stratified_subsets_hold_the_share_of_every_class_and_hold_out_evenly():
+    labels = torch.tensor([0] * 20 + [1] * 50 + [2] * 10)
+    masks = stratified_subsets(labels, 0.3, 10)
+    for c, size in enumerate((20, 50, 10)):
+        assert (masks[:, labels == c].sum(1) == int(0.3 * size)).all()
+    assert (masks.sum(0) == 3).all()
+    with pytest.raises(InputError, match="leaving some on both sides"):
+        stratified_subsets(torch.tensor([0, 0, 1]), 0.5, 2)

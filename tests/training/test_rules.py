@@ -189,6 +189,17 @@ def test_pairs_that_are_not_whole_are_refused(task):
         fit(task, seeds=2, rule=Swapped(), subsets=[torch.arange(10), torch.arange(5, 15)])
 
 
+def test_gradients_of_single_examples_are_refused_where_a_batch_makes_them(task):
+    normed = replace(task, network=Network("normed", factory=_normed))
+    with pytest.raises(InputError, match="batch norm and dropout do not"):
+        fit(normed, seeds=[0], rule=Parts(0))
+    fit(normed.with_recipe(duration="1it"), seeds=[0], rule=Parts(2))
+
+
+def _normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+
 def test_outputs_without_training_mode_leave_dropout_out(task):
     seen = {}
 

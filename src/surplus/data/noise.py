@@ -47,7 +47,7 @@ CIFAR100_SUPERCLASSES = (
 """CIFAR-100's fine labels (alphabetical numbers) by coarse label; a superclass is not five consecutive numbers."""
 
 FLIPS: dict[str, dict[int, int]] = {
-    "mnist": {2: 7, 3: 8, 5: 6, 6: 5},
+    "mnist": {2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
     "fashion": {0: 6, 2: 4, 5: 7, 7: 5},
     "cifar10": {9: 1, 2: 0, 3: 5, 5: 3, 4: 7},
     "cifar100": {a: b for group in CIFAR100_SUPERCLASSES for a, b in zip(group, group[1:] + group[:1], strict=True)},

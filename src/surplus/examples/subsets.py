@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from surplus.errors import InputError
-from surplus.space import generator
+from surplus.space import generator, seed_for
 
 
 def balanced_subsets(n: int, share: float, runs: int, seed: int = 0) -> Tensor:
@@ -42,6 +42,28 @@ def balanced_subsets(n: int, share: float, runs: int, seed: int = 0) -> Tensor:
         circle = torch.randperm(n, generator=generator(seed, "subset", share, r // turns))
         first = (r % turns) * n // turns
         masks[r, circle.roll(-first)[:size]] = True
+    return masks
+
+
+def stratified_subsets(labels: Tensor, share: float, runs: int, seed: int = 0) -> Tensor:
+    """`balanced_subsets` inside each class, so that every class keeps its share of every subset.
+
+    Args:
+        labels: (n,) integers; a class needs at least 1 / share examples, and 1 / (1 - share).
+        share: fraction of each class that each run trains on, in (0, 1).
+        runs: how many subsets.
+        seed: of the random circles.
+
+    Returns:
+        (runs, n) boolean, True = trained on.
+
+    Raises:
+        InputError: the share leaves nothing of a class on one side.
+    """
+    masks = torch.zeros(runs, len(labels), dtype=torch.bool)
+    for c in labels.unique().tolist():
+        rows = (labels == c).nonzero().squeeze(1)
+        masks[:, rows] = balanced_subsets(len(rows), share, runs, seed_for(seed, "class", c))
     return masks
 
 

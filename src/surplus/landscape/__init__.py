@@ -1,5 +1,12 @@
 """Curvature, connectivity and dimension of the loss around trained networks."""
 
+from surplus.landscape.coherence import (
+    Coherence,
+    alpha_of_examples,
+    alpha_of_microbatches,
+    coherence_of,
+    gradient_coherence,
+)
 from surplus.landscape.connectivity import Barrier, ExampleBarriers, barrier, example_barriers, on_examples, siblings
 from surplus.landscape.curvature import (
     across_subsets,
@@ -17,6 +24,7 @@ from surplus.landscape.matching import Matching, chain_axes, permute, weight_mat
 
 __all__ = [
     "Barrier",
+    "Coherence",
     "Eigenvalues",
     "ExampleBarriers",
     "IntrinsicDimension",
@@ -24,11 +32,15 @@ __all__ = [
     "Matching",
     "SpectralDensity",
     "across_subsets",
+    "alpha_of_examples",
+    "alpha_of_microbatches",
     "ascent",
     "barrier",
     "chain_axes",
+    "coherence_of",
     "example_barriers",
     "frobenius",
+    "gradient_coherence",
     "hessian_operator",
     "hvp",
     "intrinsic_dimension",

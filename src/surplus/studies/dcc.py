@@ -35,7 +35,7 @@ ALIKE = Claim(
     "On classes that look alike, matching the gradient of all classes together teaches no less than class by class, and"
     " both teach more than random real images.",
     "Lee et al. 2022, abstract: fine-grained data",
-    "Test accuracy at 1 image per class: DCC - DC at least -1 SE (gpu: > 2 SE), DCC - random > 2 SE and"
+    "Test accuracy at 1 image per class (gpu: 10): DCC - DC at least -1 SE (gpu: > 2 SE), DCC - random > 2 SE and"
     " DC - random > 2 SE, paired by seed.",
     EVERYWHERE,
 )

@@ -45,7 +45,8 @@ MIX = Claim(
     "shrinking-alone-helps",
     "Four real images shrunk into one teach more than one real image, before anything is learned.",
     "Kim et al. 2022; the official code's start of multi-formation",
-    "Test accuracy at equal storage: four shrunk real images - one random real image > 2 SE, paired by seed.",
+    "Test accuracy at equal storage: four shrunk real images - one random real image > 2 SE, paired by seed (gpu:"
+    " ten times as many of either).",
     EVERYWHERE,
 )
 NORMS = Claim(

@@ -29,7 +29,6 @@ from surplus.tasks import Augment, Recipe, Task, task_from
 from surplus.training import Run
 
 PAPER = "Chen, Hu, Shen, Ai & Suykens 2022, arXiv 2206.13140"
-EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
 NOISES = {"pair 45%": 0.45, "symmetric 50%": 0.5}
 
 BETTER = Claim(
@@ -146,7 +145,8 @@ def short_prefix(bench: Bench[NestedProtocol]) -> Measured:
         lengths.append(float(best_prefix(nested, first.theta).length.double().mean()) / width)
         arms["nested, best prefix"].append(_at_best_prefix(nested, first.theta))
         arms["nested, all features"].append(_mean(bench, first))
-        arms["plain"].append(_mean(bench, _plain(bench, task, seed)))
+        plain = compressed(task, dropout=0.0)  # the same network, bias and all, without the mask
+        arms["plain"].append(_mean(bench, _plain(bench, plain, seed)))
         arms["nested + co-teaching"].append(_second_stage(bench, nested, first, seed))
     share = over_seeds(lengths)
     shorter = over_seeds([0.25 - v for v in lengths])

@@ -27,7 +27,6 @@ from surplus.studies.verdicts import Check, Row, arm, beats
 from surplus.tasks import Augment, Recipe, Task, task_from
 
 PAPER = "Mindermann et al. 2022, arXiv 2206.07137"
-EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
 
 SPEED = Claim(
     "fewer-steps-without-noise",

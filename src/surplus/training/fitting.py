@@ -24,7 +24,7 @@ from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, curve_table, history_table
 from surplus.training.observers import Observer
-from surplus.training.rules import Rule, check_pairs
+from surplus.training.rules import Rule, check_pairs, check_parts
 from surplus.training.run import Run
 from surplus.training.store import Entry, Store, code_version
 
@@ -94,6 +94,7 @@ def fit(
         raise InputError(f"curve is a number of steps, at least 1; got {curve}")
     if rule is not None:
         check_pairs(rule, len(seeds), positions)
+        check_parts(rule, task, recipe)
         rule.check(task, recipe, len(seeds))
     if coordinates is not None and masks is not None:
         raise InputError("masks and coordinates are two ways to say how weights move; give one of them")

@@ -160,6 +160,16 @@ class Rule:
         return replace(self, **moved) if moved else self
 
 
+def check_parts(rule: Rule, task: Task, recipe: Recipe) -> None:
+    """Refuse gradients of single examples where these depend on the batch, or on a draw."""
+    alone = recipe.batch_size > 1 and rule.parts(recipe.batch_size) == recipe.batch_size
+    if alone and (task.space.batch_norms or task.space.has_dropout):
+        raise InputError(
+            f"{type(rule).__name__} takes the gradient of each example alone, which batch norm and dropout do not"
+            f" allow; choose a network without them, instead of {task.network.name}"
+        )
+
+
 def check_pairs(rule: Rule, replicas: int, subsets: tuple[Tensor, ...] | None) -> None:
     """Refuse replicas that do not come in whole groups, or groups whose replicas see different examples."""
     g = rule.together

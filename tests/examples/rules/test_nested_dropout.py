@@ -10,6 +10,7 @@ from surplus.errors import InputError
 from surplus.examples.rules.nested_dropout import (
     NestedCoTeaching,
     PrefixMask,
+    best_epoch,
     best_prefix,
     compressed,
     freeze_norms,
@@ -92,6 +93,16 @@ def test_the_best_prefix_is_that_of_the_network_itself(task):
     torch.testing.assert_close(everything, predict(nested, run.theta, task.validation))
     best = found.curve.max(1).values
     assert (found.accuracy >= best - 1e-5 * 24).all()
+
+
+def test_the_best_epoch_is_each_networks_own(task):
+    nested = compressed(task, sigma=5.0).with_recipe(duration="6ep", optimiser="adam", lr=0.01)
+    ends = [8 * epoch for epoch in range(1, 7)]
+    run = fit(nested, seeds=[0, 1, 2], keep=ends)
+    theta, found = best_epoch(nested, run, ends)
+    every = torch.stack([best_prefix(nested, run.at(step)).accuracy for step in ends])  # (epochs, K)
+    assert torch.equal(found.accuracy, every.max(0).values)
+    assert torch.equal(best_prefix(nested, theta).accuracy, found.accuracy)
 
 
 def test_training_orders_the_features(task):

@@ -157,3 +157,12 @@ def test_a_removal_is_seen_only_between_epochs_of_the_record(filtered):
 
 def test_it_is_in_the_catalogue():
     assert find("training rule", "outlier-filter").fn is OutlierFilter
+
+
+def test_a_threshold_removes_what_is_learnt_more_slowly_than_that(tmp_path):
+    task, _ = blobs()
+    run = fit(task, seeds=2, rule=OutlierFilter(2, threshold=0.5), record=True, keep=(8, 16), store=Store(tmp_path))
+    speed = (label_probability(task, run.at(8)) + label_probability(task, run.at(16))) / 2
+    assert torch.equal(removed(run, 2), speed < 0.5) and removed(run, 2).any()
+    with pytest.raises(InputError, match="from 0 to 1; got 2"):
+        fit(task, seeds=1, rule=OutlierFilter(2, threshold=2.0), store=Store(tmp_path))

@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 
 from surplus.errors import InputError
 from surplus.examples import el2n, el2n_from_logits
-from surplus.examples.scores.el2n import early_epoch
+from surplus.examples.scores.el2n import early_epoch, error_l1, probability_gap
 
 
 def test_a_sure_network_scores_zero_when_right_and_root_two_when_wrong():
@@ -64,3 +64,13 @@ def test_an_epoch_outside_the_record_is_refused(epoch):
 def test_logits_and_labels_of_different_length_are_refused():
     with pytest.raises(InputError, match="n = 5"):
         el2n_from_logits(torch.zeros(2, 4, 3), torch.zeros(5, dtype=torch.long))
+
+
+def test_the_codes_other_scores_in_closed_form():
+    p = torch.tensor([[[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]])
+    labels = torch.tensor([0, 2])
+    torch.testing.assert_close(error_l1(p, labels).mean, torch.tensor([0.6, 1.8]))
+    torch.testing.assert_close(probability_gap(p, labels).mean, torch.tensor([-0.5, 0.6]))
+    torch.testing.assert_close(probability_gap(p, labels, over="all").mean, torch.tensor([1 - 3 * 0.7, 1 - 3 * 0.1]))
+    with pytest.raises(InputError, match="choice of classes"):
+        probability_gap(p, labels, over="some")

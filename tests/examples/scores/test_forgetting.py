@@ -60,3 +60,9 @@ def test_a_run_that_never_visits_does_not_count():
 def test_an_unknown_rule_for_the_never_learnt_is_refused():
     with pytest.raises(InputError, match="did you mean"):
         forgetting(torch.ones(1, 2, 3), never="first")
+
+
+def test_ranks_let_never_learnt_examples_count_once_per_run():
+    visits = torch.tensor([[[1, 1, 0], [1, 0, 0], [1, 1, 0]], [[1, 1, 1], [1, 1, 1], [1, 1, 1]]]).float()
+    ranked = forgetting(visits, never="rank").mean
+    assert ranked.tolist() == pytest.approx([(0 + 0.5) / 2, (0.5 + 0.5) / 2, (1 + 0.5) / 2])

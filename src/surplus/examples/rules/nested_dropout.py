@@ -7,13 +7,14 @@ Stage two fine-tunes two such networks by Co-teaching on the halves of each batc
 after Rippel, Gelbart & Adams 2014, arXiv 1402.0915).
 
     task = compressed(load("mnist/", "mlp"), sigma=10)
-    run = fit(task, seeds=2, keep=epochs)
-    found = best_prefix(task, run.theta)          # k* of each network
+    run = fit(task, seeds=2, keep=ends)           # the steps that end an epoch
+    theta, found = best_epoch(task, run, ends)    # each network at its best epoch, and its k*
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,7 +27,7 @@ from surplus.examples.rules.batch_choice import cross_entropies
 from surplus.registry import method
 from surplus.space import Buffers
 from surplus.tasks import Network, Recipe, Task
-from surplus.training import Batch, Choice, Moment, Rule, features, predict
+from surplus.training import Batch, Choice, Moment, Rule, Run, features, predict
 
 _PAPER = "Chen, Hu, Shen, Ai & Suykens 2022, arXiv 2206.13140"
 
@@ -165,6 +166,28 @@ def best_prefix(task: Task, thetas: Tensor, data: Dataset | None = None) -> Pref
     penalty = 1e-5 * torch.arange(curve.shape[1], device=curve.device)
     at = (curve.double() - penalty).argmax(1)
     return Prefix(at + 1, curve.gather(1, at[:, None])[:, 0], curve)
+
+
+def best_epoch(task: Task, run: Run, steps: Sequence[int], data: Dataset | None = None) -> tuple[Tensor, Prefix]:
+    """Each network at the kept step where its best prefix is most accurate, and that prefix; ties go to the earlier.
+
+    Args:
+        task: made by `compressed`.
+        run: trained with `keep=steps`.
+        steps: those that end an epoch, say.
+        data: clean validation data; the task's validation set when None.
+    """
+    theta = run.at(steps[0])
+    best = best_prefix(task, theta, data)
+    for step in steps[1:]:
+        at = run.at(step)
+        found = best_prefix(task, at, data)
+        better = found.accuracy > best.accuracy
+        theta = torch.where(better[:, None], at, theta)
+        best = Prefix(
+            *(torch.where(better.view(-1, *[1] * (b.dim() - 1)), a, b) for a, b in zip(found, best, strict=True))
+        )
+    return theta, best
 
 
 def predict_prefix(task: Task, thetas: Tensor, data: Dataset, lengths: Tensor) -> Tensor:

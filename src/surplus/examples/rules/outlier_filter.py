@@ -33,6 +33,8 @@ class OutlierFilter(Rule):
     """T0: epochs before the cut; speed is averaged over them."""
     share: float = 0.1
     """q: share of each replica's training examples to drop; the suspected share of wrong labels."""
+    threshold: float | None = None
+    """Instead of a share: drop what has a lower speed than this, a probability."""
 
     def check(self, task: Task, recipe: Recipe, replicas: int) -> None:
         """Refuse a cut that cannot be made.
@@ -42,6 +44,8 @@ class OutlierFilter(Rule):
         """
         if not 0 <= self.share < 1:
             raise InputError(f"share is the part of the training examples to drop, in [0, 1); got {self.share}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is a probability of the label, from 0 to 1; got {self.threshold}")
         if self.epoch < 1:
             raise InputError(f"epoch counts the epochs before the cut, at least 1; got {self.epoch}")
         if recipe.duration.endswith("ep") and float(recipe.duration[:-2]) <= self.epoch:
@@ -72,7 +76,11 @@ class OutlierFilter(Rule):
             return
         now.state["speed"] += label_probability(now.task, now.theta)
         if now.epoch + 1 == self.epoch:
-            now.state["kept"] = ~lowest(now.state["speed"], now.state["seen"], self.share)
+            now.state["kept"] = ~self._dropped(now.state["speed"] / self.epoch, now.state["seen"])
+
+    def _dropped(self, speed: Tensor, seen: Tensor) -> Tensor:
+        """(K, n)."""
+        return lowest(speed, seen, self.share) if self.threshold is None else seen & (speed < self.threshold)
 
 
 def label_probability(task: Task, theta: Tensor) -> Tensor:

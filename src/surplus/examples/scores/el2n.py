@@ -8,10 +8,13 @@ cross-entropy it is the length of the loss gradient with respect to the logits.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from surplus.errors import InputError
+from surplus.errors import InputError, unknown
 from surplus.examples.evidence import check
 from surplus.registry import method
 from surplus.stats import Estimate
@@ -23,7 +26,8 @@ def el2n(error: Tensor, *, epoch: int | None = None) -> Estimate:
 
     Args:
         error: (runs, epochs, n) lengths of softmax minus one-hot label; NaN where an epoch did not visit the example.
-        epoch: how many epochs of training precede the score (1 = the first one recorded). None: see `early_epoch`.
+        epoch: which epoch of the record (1 = the first); each example is measured at its visit in it, by the training
+            pass. None: see `early_epoch`. `el2n_from_logits` takes networks stopped there, in evaluation mode.
 
     Returns:
         Estimate of shape (n,); NaN for an example that no run visited in that epoch.
@@ -37,6 +41,49 @@ def el2n(error: Tensor, *, epoch: int | None = None) -> Estimate:
     if not 1 <= epoch <= epochs:
         raise InputError(f"the record holds epochs 1 to {epochs}; EL2N was asked for at epoch {epoch}")
     return Estimate.over(error[:, epoch - 1])  # the mean of the lengths, not the length of the mean
+
+
+@method("example score", paper="Paul, Ganguli & Dziugaite 2021, arXiv 2107.07075 (its code)", high="hard")
+def error_l1(probabilities: Tensor, labels: Tensor) -> Estimate:
+    """Sum of absolute errors of the probabilities, || p - y ||_1 = 2 (1 - p_y), averaged over runs.
+
+    Args:
+        probabilities: (runs, n, classes) early in training.
+        labels: (n,) integers.
+
+    Returns:
+        Estimate of shape (n,).
+    """
+    return Estimate.over(_errors(probabilities, labels).abs().sum(-1))
+
+
+@method("example score", paper="Paul, Ganguli & Dziugaite 2021, arXiv 2107.07075 (its code)", high="hard")
+def probability_gap(probabilities: Tensor, labels: Tensor, *, over: Literal["largest", "all"] = "largest") -> Estimate:
+    """How far other classes are ahead of the label, max_k or sum_k (p_k - p_y) over k != y, averaged over runs.
+
+    Args:
+        probabilities: (runs, n, classes) early in training.
+        labels: (n,) integers.
+        over: "largest" takes the class that is most ahead, "all" the sum over the others.
+
+    Returns:
+        Estimate of shape (n,).
+
+    Raises:
+        InputError: `over` is none of the two.
+    """
+    if over not in get_args(Literal["largest", "all"]):
+        raise unknown("choice of classes", over, ("largest", "all"))
+    check(probabilities=probabilities, labels=labels)
+    own = probabilities.gather(2, labels.expand(len(probabilities), -1)[..., None])  # (runs, n, 1)
+    others = (probabilities - own).scatter(2, labels.expand(len(probabilities), -1)[..., None], -torch.inf)
+    return Estimate.over(others.amax(2) if over == "largest" else (probabilities - own).sum(2))
+
+
+def _errors(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """P - y (runs, n, classes)."""
+    check(probabilities=probabilities, labels=labels)
+    return probabilities - one_hot(labels, probabilities.shape[-1])
 
 
 def early_epoch(epochs: int) -> int:

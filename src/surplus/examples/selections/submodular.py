@@ -6,7 +6,7 @@
     s_ij = 1/2 + 1/2 cos(G_i, G_j)
 
 G_i is the last-layer gradient (see `gradients`), or the embedding where no probabilities are given. No table of all
-pairs is made: similarities come in blocks from the factors. As in Iyer & Bilmes 2013 (arXiv 1311.2110), Kulesza &
+pairs is made: similarities come in blocks from the factors. As in Iyer & Bilmes 2013 (arXiv 1311.2106), Kulesza &
 Taskar 2012 (arXiv 1207.6083); in DeepCore by Guo, Zhao & Bai 2022 (arXiv 2204.08499).
 """
 
