@@ -39,8 +39,6 @@ EVIDENCE = {
     "trained_on": Piece(("runs", "n"), "whether the run had the example in its training set", _SUBSETS),
     "share": Piece(("runs",), "share of the data that the run trained on", _SUBSETS),
     "probabilities": Piece(("runs", "n", "classes"), "predicted class probabilities", "predict(task, thetas, data)"),
-        ("runs", "n", "classes"), "predicted class probabilities", "predict(task, thetas, task.train).softmax(-1)"
-    ),
     "space": Piece((), "the WeightSpace of the network", "the task: task.space"),
     "thetas": Piece(("runs", "P"), "weights at the point where gradients are taken", "a training run: run.theta"),
     "buffers": Piece(("runs", "..."), "their batch-norm statistics, by name", "space.statistics(theta, batches)"),
