@@ -2,20 +2,20 @@
 
     python benchmarks/deepcore.py [--data digits] [--shares 0.01 0.1] [--seeds 3] [--deepcore CHECKOUT]
 
-A network looks at all the data for a few epochs, a method chooses a share of each class, and a new network trains on
-the choice. Both libraries get the same examples, the same architecture (two hidden layers of 128), the same optimiser,
-batch size and number of epochs for looking; every choice is then trained and tested by the same code, with the weights
-of the methods that give any. Shown: test accuracy with its standard error over seeds, and seconds to choose: for
-DeepCore with its looking, which it does anew for each method; for surplus without, which is shown once. "shared" is the
-part of the picks that both libraries have in common; they look with networks of different initial weights.
+A network (two hidden layers of 128) looks at all the data for a few epochs, a method chooses a share of each class, and
+a new network trains on the choice. Both libraries get the same examples and choose with the same network, which surplus
+trained; only forgetting, which counts while it trains, looks anew in DeepCore. Every choice is then trained and tested
+by the same code, with the weights of the methods that give any. Shown: test accuracy with its standard error over
+seeds, and of the last seed the seconds to choose and, as "shared", the part of our picks that DeepCore picks too.
 
 DeepCore is not shipped. For its columns, get it, with torchvision beside it, and name the folder:
 
     git clone https://github.com/PatrickZH/DeepCore CHECKOUT
     pip install torchvision
 
-Without a checkout our side alone is shown. Its methods that cannot be run are listed with the reason: CAL and, unless
-told otherwise, k-center download a ResNet-18; GradMatch on a GPU calls torch.lstsq, which torch no longer has.
+Without a checkout our side alone is shown. Its methods that cannot be run are listed with the reason: CAL downloads a
+ResNet-18; DeepFool adds in place to inputs that want gradients, which works only where they were copied to a GPU;
+GradMatch on a GPU calls torch.lstsq, which torch no longer has.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,6 +97,8 @@ class Method:
     weights: Callable[..., Tensor] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """What DeepCore's class is told."""
+    looks_anew: bool = False
+    """Whether DeepCore needs to train for it."""
 
 
 def inputs_of(seen: Seen) -> Tensor:
@@ -120,7 +123,7 @@ METHODS = {
         score=lambda seen: prediction_margin(seen.probabilities).mean,
         settings={"selection_method": "Margin"},
     ),
-    "forgetting": Method("Forgetting", score=lambda seen: forgetting(seen.correct).mean),
+    "forgetting": Method("Forgetting", score=lambda seen: forgetting(seen.correct).mean, looks_anew=True),
     "GraNd": Method(
         "GraNd",
         score=lambda seen: grand_last(seen.task.space, seen.theta, inputs_of(seen), seen.task.train.targets).mean,
@@ -204,7 +207,21 @@ def load(checkout: Path) -> ModuleType:
         sys.exit(f"{checkout} is no checkout of DeepCore: it has no folder deepcore/methods; see --help")
     here = Path(__file__).resolve().parent  # this file must not be taken for their package
     sys.path[:] = [str(checkout), *(p for p in sys.path if Path(p).resolve() != here)]
+    if not hasattr(np, "in1d"):  # k-center calls it; numpy 2.4 took it away
+        np.in1d = np.isin
     return importlib.import_module("deepcore.methods")
+
+
+def hand_over(seen: Seen) -> None:
+    """Enter the network that looked among theirs, as "Looked"."""
+    nets = importlib.import_module("deepcore.nets")
+
+    def looked(*given: Any, **settings: Any) -> torch.nn.Module:
+        network: torch.nn.Module = nets.MLP(*given, **settings)
+        torch.nn.utils.vector_to_parameters(seen.theta[0].clone(), network.parameters())
+        return network
+
+    nets.Looked = looked  # type: ignore[attr-defined]
 
 
 def arguments(data: Examples, device: str) -> Namespace:
@@ -236,9 +253,16 @@ def arguments(data: Examples, device: str) -> Namespace:
 def theirs(
     methods: ModuleType, method: Method, data: Examples, share: float, epochs: int, seed: int, device: str
 ) -> Choice:
-    """What DeepCore keeps, class by class; its printing is swallowed."""
+    """What DeepCore keeps, class by class, with the network handed over; its printing is swallowed."""
     kind = getattr(methods, method.theirs)
-    settings = {"epochs": epochs, "specific_model": None, "balance": True, "greedy": "LazyGreedy", **method.settings}
+    looking = {"epochs": epochs, "specific_model": None}
+    handed = {"epochs": 0, "specific_model": "Looked"}
+    settings = {
+        "balance": True,
+        "greedy": "LazyGreedy",
+        **(looking if method.looks_anew else handed),
+        **method.settings,
+    }
     began = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         found: Mapping[str, Any] = kind(data, arguments(data, device), share, seed, **settings).select()
@@ -286,6 +310,8 @@ def main() -> None:
         began = time.perf_counter()
         seen = look(task, args.looks, seed)
         looked.append(time.perf_counter() - began)
+        if peer is not None:
+            hand_over(seen)
         for share in args.shares:
             for name in args.methods:
                 row = table.setdefault(
@@ -294,12 +320,14 @@ def main() -> None:
                 mine = ours(METHODS[name], seen, share, seed)
                 row["ours"].append(accuracy(task, mine, args.epochs, seed))
                 row["ours s"].append(mine.seconds)
-                if peer is None or name in skipped:
+                if peer is None or f"{name}, {share:.3g}" in skipped:
                     continue
                 try:
                     other = theirs(peer, METHODS[name], data, share, args.looks, seed, args.device)
                 except Exception as error:  # whatever stops a method of theirs is for the table to tell
-                    skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    skipped[f"{name}, {share:.3g}"] = (
+                        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    )
                     continue
                 row["theirs"].append(accuracy(task, other, args.epochs, seed))
                 row["theirs s"].append(other.seconds)

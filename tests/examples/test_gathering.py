@@ -4,15 +4,16 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from surplus.errors import InputError
-from surplus.examples import Comparing, Gathering, compare, gather, score, score_record, score_task, written
+from surplus.examples import Comparing, Gathering, Selected, compare, gather, score, score_record, score_task, written
 from surplus.examples.gathering import of_record
 from surplus.tasks import load
-from surplus.training import ExampleRecord, Store, fit
+from surplus.training import ExampleRecord, Store, fit, read_record
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,8 @@ def test_mistakes_are_told_before_anything_is_trained(task, tmp_path):
     for bad, words in [
         (lambda: compare(task, ["hardst"], store=store), "did you mean hardest"),
         (lambda: compare(task, {"ccs": {"drop": 1}}, store=store), "it takes beta, strata"),
+        (lambda: compare(task, ["ccs:beta=banana"], store=store), "beta of the rule 'ccs' is a number"),
+        (lambda: compare(task, ["hardest"], 2, store=store), "less than or equal to 1"),
         (lambda: compare(task, ["hardest"], 0.0001, store=store), "leaves none"),
         (lambda: compare(task, ["hardest"], settings=Comparing(score="el3n"), store=store), "did you mean el2n"),
         (lambda: score_task(task, ["elan"], store=store), "example score is called"),
@@ -142,3 +145,48 @@ def test_a_rule_and_its_options_are_one_word():
         "hardest",
         {},
     )
+
+
+def test_one_rule_may_stand_with_two_settings(task, store):
+    settings = Comparing(seeds=2, replicas=2)
+    found = compare(task, ["ccs:beta=0.1", "ccs:beta=0.4"], 0.2, settings, store=store)
+    assert list(found.kept) == ["ccs:beta=0.1", "ccs:beta=0.4", "random"]
+    assert not torch.equal(found.kept["ccs:beta=0.1"], found.kept["ccs:beta=0.4"])
+    assert found.provenance["rules"]["ccs:beta=0.4"] == {"beta": 0.4}
+
+
+def test_intervals_of_accuracies_stay_within_zero_and_one(task):
+    found = Selected(task, Comparing(seeds=2), {}, {"random": torch.tensor([0.5, 1.0])})
+    (row,) = found.table()
+    assert (row["low"], row["high"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("top", [0, 1, 2, float("nan"), -0.1])
+def test_a_top_that_is_no_share_is_refused_before_training(task, tmp_path, top):
+    with pytest.raises(InputError, match="in \\(0, 1\\)"):
+        score_task(task, ["el2n"], FEW, top=top, store=Store(tmp_path))
+    assert not list(Store(tmp_path).entries())
+
+
+def test_what_is_no_record_is_told(tmp_path):
+    whole = {"epoch": [0, 0], "replica": [0, 0], "example": [0, 1], "loss": [1.0, 2.0]}
+    for name, columns, words in [
+        ("foreign", {"a": [1]}, "no file of an example record"),
+        ("text", whole | {"epoch": ["a", "b"]}, "whole numbers called epoch"),
+        ("negative", whole | {"example": [-1, 1]}, "count from 0"),
+        ("empty", {c: pa.array(v)[:0] for c, v in whole.items()}, "no visit"),
+    ]:
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table(columns), tmp_path / name / "epochs-00000.parquet")
+        with pytest.raises(InputError, match=words):
+            score_record(tmp_path / name)
+    with pytest.raises(InputError, match="there is no record"):
+        score_record(tmp_path / "absent")
+    (tmp_path / "mixed").mkdir()
+    pq.write_table(pa.table(whole), tmp_path / "mixed" / "epochs-00000.parquet")
+    pq.write_table(pa.table(whole | {"margin": [1.0, 1.0]}), tmp_path / "mixed" / "epochs-00001.parquet")
+    with pytest.raises(InputError, match="same columns"):
+        score_record(tmp_path / "mixed")
+    (tmp_path / "mixed" / "epochs-00001.parquet").unlink()
+    with pytest.raises(InputError, match="of 2 examples"):
+        read_record(tmp_path / "mixed", n=1)

@@ -35,6 +35,7 @@ TWO = Claim("two", "More files help.", "nobody", "as above", ("smoke",))
 @pytest.fixture
 def toy(monkeypatch):
     """A study of two claims, one of which needs files; it leaves the catalogue again."""
+    registry.load_all()  # into the catalogue itself, not into the copy that is thrown away
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     protocols = {scale: Protocol(seeds=seeds) for scale, seeds in (("smoke", 3), ("laptop", 3), ("gpu", 1))}
 

@@ -1,5 +1,7 @@
 """Training rules: hooks of the one loop."""
 
+import importlib
+import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -229,3 +231,75 @@ def test_features_are_what_enters_the_last_layer():
     h, head = features(task, theta, data), task.space.write(theta).get_submodule("head")
     ratio = predict(task, theta, data) / head(h)
     assert len(h) == 24 and torch.allclose(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-4)
+
+
+@dataclass(frozen=True)
+class Given(Rule):
+    """Gives back what it was given."""
+
+    columns: Tensor | None = None
+    weights: Tensor | None = None
+
+    def choose(self, now: Moment, batch: Batch) -> Choice | None:
+        return None if self.columns is None else Choice(self.columns)
+
+    def weigh(self, now: Moment, batch: Batch, losses: Tensor) -> Tensor | None:
+        return self.weights
+
+
+class Undecorated(Rule):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("co-teaching", "an instance of a subclass"),
+        (Half, "got Half"),
+        (Undecorated(), "frozen dataclass"),
+        (PerReplica(lambda grad: grad), "PerReplica.scale"),
+        (PerReplica(float("nan")), "finite numbers"),
+        (Parts(99), "99 parts"),
+        (Given(torch.zeros(1, 0, dtype=torch.int64)), "at least 1"),
+        (Given(torch.zeros(1, 3)), "whole numbers"),
+        (Given(weights=torch.ones(3)), "one per replica and example"),
+    ],
+    ids=["name", "class", "undecorated", "function", "nan", "parts", "nothing", "floats", "weights"],
+)
+def test_rules_that_cannot_be_followed_are_refused_in_words(task, rule, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        fit(task.with_recipe(batch_size=98), rule=rule, store=Store(tmp_path))
+
+
+def test_a_single_chosen_example_and_batch_norm_do_not_go_together(task, tmp_path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    normed = replace(task, network=Network("normed", factory=lambda: module))
+    with pytest.raises(InputError, match="batch normalisation"):
+        fit(normed, rule=Given(torch.zeros(1, 1, dtype=torch.int64)), store=Store(tmp_path))
+
+
+def test_a_rule_typed_at_a_prompt_is_told_from_another_of_its_name():
+    def typed(factor):
+        names = {"__name__": "__typed__"}
+        lines = f"class Typed(Rule):\n    def gradient(self, now, z, grad):\n        return grad * {factor}"
+        exec(lines, globals() | names, names)
+        return dataclass(frozen=True)(names["Typed"])()
+
+    assert typed(2).spec() == typed(2).spec() and typed(2).spec() != typed(3).spec()
+
+
+def test_a_rule_changes_with_the_file_of_the_rule_that_it_derives_from(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "below.py").write_text(
+        "from dataclasses import dataclass\nfrom above import Above\n\n\n"
+        "@dataclass(frozen=True)\nclass Below(Above):\n    pass\n"
+    )
+
+    def spec(factor):
+        (tmp_path / "above.py").write_text(f"from surplus.training import Rule\nclass Above(Rule):\n    f = {factor}\n")
+        for name in ("above", "below"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("below").Below().spec()
+
+    assert spec(2) == spec(2) != spec(300)

@@ -258,6 +258,8 @@ def score(
     check_device(device)
     from surplus.examples import Gathering, score_embeddings, score_record, score_task
 
+    if record is not None and embeddings is not None:
+        raise InputError("give one of --record and --embeddings, and score the other by a second command")
     names = [n.strip() for n in scores.split(",") if n.strip()]
     if record is not None:
         table, folder = score_record(record, names, top=top), out or Path("surplus-scores") / record.name
@@ -270,7 +272,8 @@ def score(
             task = _task(source, network, labels, ids, recipe)
             table, folder = score_task(task, names, settings, top=top), out or Path("surplus-scores") / task.name
     table.save(folder)
-    _print_rows(table.summary(), ("name", "high", "runs", "reliability", "runs_until_stable"))
+    rows = [row | {"runs_until_stable": _runs(row)} for row in table.summary()]
+    _print_rows(rows, ("name", "high", "runs", "reliability", "runs_until_stable"))
     Console(highlight=False, soft_wrap=True).print(
         f"\n{len(table.ids):,} examples. Files: {_files(folder)}", markup=False
     )
@@ -322,22 +325,25 @@ def select(
     if out is not None:
         check_folder(out)
     check_device(device)
-    from surplus.examples import Comparing, compare, written
+    from surplus.examples import Comparing, compare
 
-    chosen = dict(map(written, rules))
     settings = settings_of(
         Comparing, keep=keep, score=score, by_class=by_class, seeds=seeds, replicas=replicas, device=device, seed=seed
     )
     with Console(stderr=True).status("training on what the rules keep, and on random parts"):
         task = _task(source, network, labels, ids, recipe)
-        found = compare(task, chosen, settings=settings)
+        found = compare(task, rules, settings=settings)
     folder = out or Path("surplus-selection") / task.name
     found.save(folder)
     rows = [
-        row | {"interval": _range(row, "low", "high"), "interval_": _range(row, "difference_low", "difference_high")}
+        row
+        | {
+            "interval": _range(row, "low", "high"),
+            "interval_of_difference": _range(row, "difference_low", "difference_high"),
+        }
         for row in found.table()
     ]
-    _print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_"))
+    _print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_of_difference"))
     _say(f"\n{settings.level:.0%} intervals over {seeds} seeds. Files: {_files(folder)}")
 
 
@@ -375,7 +381,9 @@ def query(
     """
     from surplus.data import read
     from surplus.examples.active import query_dataset, query_embeddings, read_labelled, write_queries
+    from surplus.examples.active.files import check_queries
 
+    check_queries(out)
     if embeddings is not None:
         table = query_embeddings(embeddings, strategy, budget, labelled=labelled, seed=seed)
     else:
@@ -464,6 +472,12 @@ def _range(row: dict[str, Any], low: str, high: str) -> str:
 
 def _say(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _runs(row: dict[str, Any]) -> str:
+    """How many runs make a score stable, as far as it is known."""
+    needed = row["runs_until_stable"]
+    return "" if needed is None else f"about {needed:,}, extrapolated" if row["extrapolated"] else str(needed)
 
 
 def _cell(value: object) -> str:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from surplus import __version__
-from surplus.errors import InputError, check_folder
+from surplus.errors import InputError, check_folder, settings_of
 from surplus.examples.gathering import Gathering, gather
 from surplus.examples.rules.weighted import Weighted, normalised
 from surplus.examples.scoring import hardness, score
@@ -83,7 +83,7 @@ class Selected:
         for name, accuracy in self.accuracy.items():
             low, high = (float(v) for v in Estimate.over(accuracy).interval(self.settings.level))
             row = {"rule": name, "kept": int(self.kept[name][0].sum()) if name in self.kept else len(self.task.train)}
-            row |= {"accuracy": float(accuracy.mean()), "low": low, "high": high}
+            row |= {"accuracy": float(accuracy.mean()), "low": max(0.0, low), "high": min(1.0, high)}
             if name != RANDOM:
                 c = paired(accuracy, self.accuracy[RANDOM], self.settings.level)
                 row |= {"minus_random": c.difference, "difference_low": c.low, "difference_high": c.high}
@@ -127,7 +127,7 @@ def compare(
 
     Args:
         task: data, network and recipe; classification.
-        rules: names of registered selections, or options by name.
+        rules: names of registered selections, each with options after a colon ("ccs:beta=0.1"), or options by name.
         keep: share of the training examples that stays; that of the settings when None.
         settings: score, seeds, device.
         store: where runs are kept.
@@ -136,10 +136,9 @@ def compare(
         InputError: no such rule, score or option; a share that keeps nothing.
     """
     settings = settings or Comparing()
-    settings = settings if keep is None else Comparing(**{**settings.model_dump(), "keep": keep})
-    options = dict(rules) if isinstance(rules, Mapping) else {name: {} for name in rules}
-    options = {find("selection", name).name: given for name, given in options.items()}
-    for name, given in options.items():
+    settings = settings if keep is None else settings_of(Comparing, **{**settings.model_dump(), "keep": keep})
+    arms = {**_arms(rules), RANDOM: (RANDOM, {})}
+    for name, given in arms.values():
         _check_options(name, given)
     find("example score", settings.score)
     count = round(settings.keep * len(task.train))
@@ -147,27 +146,39 @@ def compare(
         raise InputError(f"keeping {settings.keep:g} of {len(task.train)} examples leaves none; keep a larger share")
     source = _Source(task, settings, store)
     seeds = [seed_for(settings.seed, "select", "train", k) % 2**31 for k in range(settings.seeds)]
-    kept = {name: _chosen(source, name, count, given, seeds) for name, given in {**options, RANDOM: {}}.items()}
-    weights = {name: _weights(source, name, kept[name], given) for name, given in options.items()}
-    accuracy = _accuracies(source, kept, {name: w for name, w in weights.items() if w is not None}, seeds)
+    kept = {arm: _chosen(source, name, count, given, seeds) for arm, (name, given) in arms.items()}
+    weights = {arm: _weights(source, name, kept[arm], given) for arm, (name, given) in arms.items()}
+    accuracy = _accuracies(source, kept, {arm: w for arm, w in weights.items() if w is not None}, seeds)
     provenance = {
         "data": {"name": task.name, "fingerprint": task.train.fingerprint, "examples": len(task.train)},
         "network": task.network.identity,
         "recipe": task.recipe.model_dump(mode="json"),
-        "rules": {name: dict(given) for name, given in options.items()},
+        "rules": {arm: dict(given) for arm, (_, given) in arms.items()},
         "training_seeds": seeds,
         "version": __version__,
     }
     return Selected(task, settings, kept, accuracy, provenance)
 
 
+def _arms(rules: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Rule and options by the name of their arm, which is as written, so that one rule may stand with two settings."""
+    if isinstance(rules, Mapping):
+        return {(name := find("selection", rule).name): (name, given) for rule, given in rules.items()}
+    texts = [rules] if isinstance(rules, str) else rules
+    parsed = [(text, *written(text)) for text in texts]
+    return {text if given else rule: (find("selection", rule).name, given) for text, rule, given in parsed}
+
+
 def _check_options(rule: str, options: Mapping[str, Any]) -> None:
-    """Refuse settings that a rule does not have before anything is trained for it."""
+    """Refuse settings that a rule does not have, or words for numbers, before anything is trained for it."""
     accepted = inspect.signature(find("selection", rule).fn).parameters
     own = [a for a in accepted if a not in ("scores", "keep", "labels", "generator", *_GIVEN)]
     for option in options:
         if option not in own:
             raise InputError(f"the rule {rule!r} has no setting {option!r}; it takes {', '.join(own) or 'none'}")
+        usual = accepted[option].default
+        if isinstance(usual, (int, float)) and isinstance(options[option], str):
+            raise InputError(f"{option} of the rule {rule!r} is a number, usually {usual}; got {options[option]!r}")
 
 
 class _Source:

@@ -105,6 +105,7 @@ def score_task(
     Raises:
         InputError: no such score, or the task does not serve it.
     """
+    _check_top(top)
     settings = settings or Gathering()
     names = list(dict.fromkeys(find("example score", n).name for n in names)) or of_record()
     evidence = gather(task, names, settings, store=store)
@@ -130,13 +131,18 @@ def score_record(record: str | Path, names: Sequence[str] = (), *, top: float = 
     Raises:
         InputError: no record there, a damaged one, or a score that needs more than a record.
     """
+    _check_top(top)
     path = Path(record)
+    if not path.exists():
+        raise InputError(f"there is no record {str(path)!r}; give the folder of its files epochs-00000.parquet, ...")
     arrays = read_record(path) if path.is_dir() else record_arrays([path])
     served = [n for n in of_record() if not missing(n, arrays)]
     names = list(dict.fromkeys(find("example score", n).name for n in names)) or served
     if not names:
         raise InputError(f"{str(path)!r} serves no score: it holds {', '.join(arrays)}, and scores read other columns")
-    n = next(iter(arrays.values())).shape[2]
+    replicas, epochs, n = next(iter(arrays.values())).shape
+    if not replicas * epochs * n:
+        raise InputError(f"{str(path)!r} holds no visit of any example")
     return _table(np.arange(n), None, names, arrays, top, {"record": str(path), "version": __version__})
 
 
@@ -210,6 +216,11 @@ def _try(measure: Any, name: str, evidence: Mapping[str, object], **options: Any
         return measure(name, evidence, **options)
     except InputError:
         return None
+
+
+def _check_top(top: float) -> None:
+    if not 0 < top < 1:
+        raise InputError(f"top is the share of the examples whose stability is looked at, in (0, 1); got {top:g}")
 
 
 def _class_names(data: Dataset) -> np.ndarray:

@@ -192,6 +192,9 @@ def draw(result: StudyResult) -> Figure:
     values = [row["value"] for rows in curves.values() for row in rows]
     axes[0].set_ylim(min(values) - 0.05, max(values) + 0.05)
     axes[0].set_xscale("log")
+    shares = sorted({100 * row["keep"] for rows in curves.values() for row in rows})
+    axes[0].set_xticks(shares, [f"{share:g}" for share in shares])
+    axes[0].set_xticks([], minor=True)
     axes[0].set_xlabel("share kept, %", fontsize=7)
     axes[0].set_ylabel("test accuracy", fontsize=7)
     axes[0].tick_params(labelsize=7)

@@ -78,9 +78,12 @@ def plain(rows: Sequence[Row]) -> list[Row]:
 
 
 def label(row: Row) -> str:
-    """A row's name, with its share of the examples or weights where it has one."""
-    share = row.get("keep", row.get("density"))
-    return row["row"] if share is None else f"{row['row']}, {100 * share:.3g}%"
+    """A row's name, with its share of the examples or weights, and its noise, where it has them."""
+    share, noise = row.get("keep", row.get("density")), row.get("noise")
+    parts = [row["row"]]
+    parts += [] if share is None else [f"{100 * share:.3g}%"]
+    parts += [] if noise is None else [f"{noise:.0%} noise" if isinstance(noise, float) else str(noise)]
+    return ", ".join(parts)
 
 
 def save_figure(sheet: Figure, path: Path) -> Path:

@@ -24,7 +24,7 @@ from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, curve_table, history_table
 from surplus.training.observers import Observer
-from surplus.training.rules import Rule, check_pairs, check_parts
+from surplus.training.rules import Rule, check_pairs, check_parts, check_rule
 from surplus.training.run import Run
 from surplus.training.store import Entry, Store, code_version
 
@@ -90,9 +90,10 @@ def fit(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
     positions = _positions(subsets, seeds, len(task.train))
     _check(task, recipe, seeds, positions, masks, start, device, record)
-    if curve is not None and curve < 1:
+    if curve is not None and (not isinstance(curve, int) or curve < 1):
         raise InputError(f"curve is a number of steps, at least 1; got {curve}")
     if rule is not None:
+        check_rule(rule)
         check_pairs(rule, len(seeds), positions)
         check_parts(rule, task, recipe)
         rule.check(task, recipe, len(seeds))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from surplus.data import Dataset
-from surplus.errors import unknown
+from surplus.errors import InputError, unknown
 from surplus.reparam import Reparametrisation, stack
 from surplus.space import generator
 from surplus.space.per_example import per_example_grads
@@ -28,7 +28,7 @@ from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.observers import Observer, Step
 from surplus.training.optim import OPTIMISERS, clip_per_replica, learning_rate
 from surplus.training.record import ExampleRecord
-from surplus.training.rules import Batch, Moment, Rule
+from surplus.training.rules import Batch, Choice, Moment, Rule
 from surplus.training.store import Entry
 
 CHECKPOINT_SECONDS = 5.0
@@ -185,6 +185,7 @@ class Loop:
     def _taught(self, batch: Batch, now: Moment) -> Taught:
         """One batch under the rule: what is chosen of it, how it weighs, and how its gradients are joined."""
         choice = self.rule.choose(now, batch)
+        self._check_choice(choice, batch)
         weights = None if choice is None else choice.weights
         batch = batch if choice is None else batch.take(choice.columns)
         m = self.rule.parts(batch.index.shape[1])
@@ -194,10 +195,35 @@ class Loop:
         def weigh(losses: Tensor) -> Tensor | None:
             nonlocal weights
             weights = weights if weights is not None else self.rule.weigh(now, batch, losses)
+            if weights is not None and weights.shape != losses.shape:
+                raise InputError(
+                    f"{type(self.rule).__name__} gave weights of shape {tuple(weights.shape)};"
+                    f" expected is one per replica and example, {tuple(losses.shape)}"
+                )
             return weights
 
         outputs, losses, grad = self.engine(now.theta, batch.inputs, batch.targets, self.step, weigh)
         return Taught(batch, outputs, losses, grad, weights)
+
+    def _check_choice(self, choice: Choice | None, batch: Batch) -> None:
+        """Refuse a choice, or microbatches, that the network cannot be trained on."""
+        name, (k, b) = type(self.rule).__name__, batch.index.shape
+        if choice is not None:
+            c = choice.columns
+            if c.dim() != 2 or len(c) != k or not c.shape[1] or c.dtype != torch.int64:
+                raise InputError(
+                    f"{name} chose columns of shape {tuple(c.shape)} and type {c.dtype} from a batch of {b}; expected"
+                    f" are whole numbers of shape ({k}, at least 1)"
+                )
+            b = c.shape[1]
+        m = max(1, self.rule.parts(b))
+        if m > b:
+            raise InputError(f"{name} cuts batches into {m} parts, and one has {b} examples; enlarge batch_size")
+        if self.task.space.batch_norms and b // m < 2:
+            raise InputError(
+                f"{name} trains on one example at a time here, which batch normalisation cannot; enlarge batch_size, or"
+                " the share that is chosen"
+            )
 
     def _in_parts(self, batch: Batch, now: Moment, m: int) -> Taught:
         """A gradient for each of m microbatches of one size, joined by the rule."""

@@ -31,6 +31,8 @@ from surplus.training.store import write_atomically
 
 _PENDING = 2_000_000
 """Logits kept before they are reduced, in numbers: reducing many batches at once is what makes recording cheap."""
+_PLACE = ("replica", "epoch", "example")
+"""Columns that say where a row of the record belongs."""
 _CHUNK = 4096
 """Visits reduced at a time: what fits a processor's cache."""
 _FLUSH_NUMBERS, _FLUSH_SECONDS = 20_000_000, 5.0
@@ -230,12 +232,21 @@ def record_arrays(
 ) -> dict[str, Tensor]:
     """What `read_record` gives, from files that are listed or already open."""
     tables = [_read_table(f) for f in files]
-    top = lambda column: max((int(t.column(column).to_numpy().max()) for t in tables if len(t)), default=-1) + 1  # noqa: E731
-    n, replicas, epochs = n or top("example"), replicas or top("replica"), top("epoch")
-    names = [c for c in tables[0].column_names if c not in ("epoch", "replica", "example")]
+    names = [c for c in tables[0].column_names if c not in _PLACE]
+    if any(set(t.column_names) != {*_PLACE, *names} for t in tables):
+        raise InputError(
+            f"the files of a record hold the same columns; the first has {', '.join(names)}, others do not"
+        )
+    top = {c: max((_top(t.column(c), c) for t in tables if len(t)), default=0) for c in _PLACE}
+    n, replicas, epochs = n or top["example"], replicas or top["replica"], top["epoch"]
+    if top["example"] > n or top["replica"] > replicas:
+        raise InputError(
+            f"the record is of {top['example']} examples and {top['replica']} replicas or more; expected are {n} and"
+            f" {replicas}"
+        )
     arrays = {name: np.full((replicas, epochs, n), np.nan, dtype=np.float32) for name in names}
     for table in tables:
-        where = tuple(table.column(c).to_numpy() for c in ("replica", "epoch", "example"))
+        where = tuple(table.column(c).to_numpy() for c in _PLACE)
         for name in names:
             arrays[name][where] = table.column(name).to_numpy()
     return {name: torch.from_numpy(a) for name, a in arrays.items()}
@@ -245,8 +256,23 @@ def _read_table(file: Path | BinaryIO) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    name = str(file) if isinstance(file, Path) else "a file of the record"
     try:
-        return pq.read_table(file, page_checksum_verification=True)
+        table = pq.read_table(file, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
-        name = str(file) if isinstance(file, Path) else "a file of the record"
         raise InputError(f"{name} is damaged and cannot be read: {error}") from None
+    lacking = [c for c in _PLACE if c not in table.column_names or not pa.types.is_integer(table.schema.field(c).type)]
+    if lacking:
+        raise InputError(
+            f"{name} is no file of an example record: it has no column of whole numbers called {', '.join(lacking)};"
+            f" its columns are {', '.join(table.column_names)}"
+        )
+    return table
+
+
+def _top(column: Any, name: str) -> int:
+    """One more than the largest number of a column."""
+    values = column.to_numpy()
+    if values.dtype.kind not in "iu" or values.min() < 0:
+        raise InputError(f"the record has negative or missing numbers in its column {name}; they count from 0")
+    return int(values.max()) + 1

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
+import marshal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -144,7 +146,7 @@ class Rule:
     def spec(self) -> dict[str, Any]:
         """What makes two rules the same: name, settings, and the file that defines it."""
         assert is_dataclass(self), f"{type(self).__name__} must be a frozen dataclass, so that its settings are known"
-        settings = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        settings = {f.name: _plain(getattr(self, f.name), f"{type(self).__name__}.{f.name}") for f in fields(self)}
         return {"name": type(self).__name__, "code": _code(type(self)), **settings}
 
     def part(self, replicas: list[int]) -> Self:
@@ -184,23 +186,48 @@ def check_pairs(rule: Rule, replicas: int, subsets: tuple[Tensor, ...] | None) -
             )
 
 
-def _plain(value: Any) -> Any:
+def check_rule(rule: Any) -> None:
+    """Refuse what is no rule.
+
+    Raises:
+        InputError: says what a rule is.
+    """
+    if not isinstance(rule, Rule) or not is_dataclass(rule):
+        given = rule.__name__ if isinstance(rule, type) else repr(rule)
+        raise InputError(
+            f"rule is an instance of a subclass of surplus.training.Rule that is a frozen dataclass, such as"
+            f" CoTeaching(noise=0.2); got {given}"
+        )
+
+
+def _plain(value: Any, name: str) -> Any:
     """A setting as plain JSON."""
     if isinstance(value, Tensor):
         return fingerprint(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"the setting {name} of the rule is {value!r}; runs are told apart by settings, which are tensors, finite"
+            " numbers, strings, None, or lists of these without tensors"
+        ) from None
     return list(value) if isinstance(value, tuple) else value
 
 
 @cache
 def _code(kind: type) -> str:
-    """Hash of the source file of a rule, or of its class where there is no file."""
+    """Hash of the source files of a rule and of those that it derives from, or of the classes where there is none."""
+    own = [c for c in kind.__mro__ if issubclass(c, Rule) and c is not Rule]
+    return hashlib.sha256(b"".join(dict.fromkeys(map(_source, own)))).hexdigest()[:16]
+
+
+def _source(kind: type) -> bytes:
+    """The file that defines a class; its own lines, or else its compiled methods, if it was typed at a prompt."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    source = Path(file).read_bytes() if file and Path(file).exists() else _class_source(kind).encode()
-    return hashlib.sha256(source).hexdigest()[:16]
-
-
-def _class_source(kind: type) -> str:
+    if file and Path(file).exists():
+        return Path(file).read_bytes()
     try:
-        return inspect.getsource(kind)
+        return inspect.getsource(kind).encode()
     except (OSError, TypeError):
-        return kind.__qualname__
+        made = [marshal.dumps(f.__code__) for f in vars(kind).values() if inspect.isfunction(f)]
+        return b"".join([kind.__qualname__.encode(), *made])

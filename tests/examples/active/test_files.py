@@ -6,6 +6,7 @@ import torch
 
 from surplus.errors import InputError
 from surplus.examples.active import pool_of, query_embeddings, read_labelled, write_queries
+from surplus.examples.active.files import check_queries
 from surplus.examples.embeddings import write_embeddings
 
 
@@ -73,3 +74,21 @@ def test_mistakes_are_told(pool, tmp_path):
     ]:
         with pytest.raises(InputError, match=words):
             call()
+
+
+def test_ids_of_a_table_are_text_as_written(tmp_path):
+    (tmp_path / "a.csv").write_text("id,label\n007,1\n010,0\n")
+    assert read_labelled(tmp_path / "a.csv") == (["007", "010"], ["1", "0"])
+    (tmp_path / "hole.csv").write_text("id,label\n007,\n010,0\n")
+    with pytest.raises(InputError, match="a row without label"):
+        read_labelled(tmp_path / "hole.csv")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="is no text"):
+        read_labelled(tmp_path / "binary.txt")
+
+
+def test_places_where_no_queries_can_be_written_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, words in [("ask.txt", "a .csv or .parquet file"), ("", "a .csv or"), ("file/ask.csv", "is a file")]:
+        with pytest.raises(InputError, match=words):
+            check_queries(tmp_path / path)

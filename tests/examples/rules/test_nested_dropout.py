@@ -195,3 +195,8 @@ def test_what_does_not_fit_is_refused(task):
     nested = replace(compressed(task, sigma=5.0), validation=None)
     with pytest.raises(InputError, match="validation data"):
         fit(nested, seeds=2, rule=NestedCoTeaching())
+
+
+def test_a_width_that_is_no_number_is_refused(task):
+    with pytest.raises(InputError, match="sigma is above 0"):
+        compressed(task, sigma=float("nan"))

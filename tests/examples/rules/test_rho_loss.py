@@ -281,3 +281,17 @@ def test_what_does_not_fit_is_refused(task, tmp_path):
     with pytest.raises(InputError, match="to hold out"):
         held_apart(task, 1.0)
     assert not list(store.entries())
+
+
+def test_a_reference_with_dropout_learns_alike_each_time(task, tmp_path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, 10))
+    dropping = replace(task, network=Network("dropping", factory=lambda: module)).with_recipe(duration="1ep")
+    rule = RhoLoss(reference=dropping.space.init(7), update=True, share=0.3)
+    first, second = (fit(dropping, rule=rule, store=Store(tmp_path / str(i))).theta for i in range(2))
+    assert torch.equal(first, second)
+
+
+def test_drawing_from_a_network_that_diverged_warns_as_training_does(task, tmp_path):
+    rule = RhoLoss(irreducible=torch.rand(960), temperature=0.5)
+    with pytest.warns(UserWarning, match="diverged"):
+        fit(task.with_recipe(optimiser="sgd", lr=1e9), rule=rule, store=Store(tmp_path))

@@ -43,3 +43,8 @@ def test_weights_that_do_not_fit_are_refused(task, weights):
         fit(task, seeds=[0], rule=Weighted(weights))
     with pytest.raises(InputError, match="weight above zero"):
         normalised(torch.zeros(2), torch.tensor([True, True]))
+
+
+def test_weights_are_a_tensor(task):
+    with pytest.raises(InputError, match="a tensor"):
+        fit(task, rule=Weighted([1.0]))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from surplus.data import Dataset
-from surplus.errors import InputError
+from surplus.errors import InputError, check_folder
 from surplus.examples.active.base import asks_a_model
 from surplus.examples.active.datasets import query_dataset
 from surplus.examples.embeddings import Embeddings, read_ids
@@ -35,6 +35,9 @@ def read_labelled(path: str | Path) -> tuple[list[str], list[str] | None]:
         raise InputError(f"{str(file)!r} is no file; --labelled takes a .csv, .parquet or text file of ids")
     columns = _columns(file)
     ids, labels = columns["id"], columns.get("label")
+    for name, values in columns.items():
+        if "" in values:
+            raise InputError(f"{file.name} has a row without {name}; fill it in, or leave the row out")
     twice = sorted({i for i in ids if ids.count(i) > 1})[:3] if len(set(ids)) < len(ids) else []
     if twice:
         raise InputError(f"{file.name} lists an id more than once: {', '.join(twice)}")
@@ -43,14 +46,18 @@ def read_labelled(path: str | Path) -> tuple[list[str], list[str] | None]:
 
 def _columns(file: Path) -> dict[str, list[str]]:
     if file.suffix not in (".csv", ".parquet"):
-        return {"id": [line.strip() for line in file.read_text().splitlines() if line.strip()]}
+        try:
+            return {"id": [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]}
+        except UnicodeDecodeError:
+            raise InputError(f"{file.name} is no text; --labelled takes a .csv, .parquet or text file of ids") from None
     import pyarrow as pa
 
     try:
         if file.suffix == ".csv":
             from pyarrow import csv
 
-            table = csv.read_csv(file)
+            as_text = csv.ConvertOptions(column_types={"id": pa.string(), "label": pa.string()})  # 007 stays 007
+            table = csv.read_csv(file, convert_options=as_text)
         else:
             from pyarrow import parquet
 
@@ -60,7 +67,7 @@ def _columns(file: Path) -> dict[str, list[str]]:
     if "id" not in table.column_names:
         raise InputError(f"{file.name} has no column id; its columns are {', '.join(table.column_names)}")
     there = [name for name in ("id", "label") if name in table.column_names]
-    return {name: [str(v) for v in table.column(name).to_pylist()] for name in there}
+    return {name: ["" if v is None else str(v) for v in table.column(name).to_pylist()] for name in there}
 
 
 def query_embeddings(
@@ -92,10 +99,27 @@ def query_embeddings(
     return query_dataset(pool, strategy, budget, labelled=ids, embeddings=pool.inputs, seed=seed, **options)
 
 
+def check_queries(path: str | Path) -> None:
+    """Refuse a path that no table of queries can be written to, before any work is done for it.
+
+    Raises:
+        InputError: neither .csv nor .parquet, a folder, or no permission.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet") or path.is_dir():
+        raise InputError(f"queries are written to a .csv or .parquet file; got {str(path)!r}")
+    check_folder(path.parent)
+
+
 def write_queries(path: str | Path, table: pa.Table) -> None:
-    """A table of queries as .csv, or as .parquet if the name says so."""
+    """A table of queries as .csv, or as .parquet if the name says so.
+
+    Raises:
+        InputError: as `check_queries`.
+    """
     from pyarrow import csv, parquet
 
+    check_queries(path)
     buffer = io.BytesIO()
     (parquet.write_table if Path(path).suffix == ".parquet" else csv.write_csv)(table, buffer)
     write_atomically(Path(path), buffer.getvalue())

@@ -26,7 +26,7 @@ from surplus.errors import InputError
 from surplus.examples.rules.batch_choice import cross_entropies
 from surplus.registry import method
 from surplus.space import Buffers
-from surplus.tasks import Network, Recipe, Task
+from surplus.tasks import CLASSIFICATION, Network, Recipe, Task
 from surplus.training import Batch, Choice, Moment, Rule, Run, features, predict
 
 _PAPER = "Chen, Hu, Shen, Ai & Suykens 2022, arXiv 2206.13140"
@@ -101,7 +101,7 @@ def compressed(task: Task, *, sigma: float | None = None, dropout: float | None 
     """
     if (sigma is None) == (dropout is None):
         raise InputError("give one of sigma= (nested dropout) and dropout= (the ordinary one)")
-    if (sigma is not None and sigma <= 0) or (dropout is not None and not 0 <= dropout < 1):
+    if (sigma is not None and not sigma > 0) or (dropout is not None and not 0 <= dropout < 1):
         raise InputError(f"sigma is above 0 and dropout in [0, 1); got sigma={sigma}, dropout={dropout}")
     kind = f"sigma={sigma:g}" if sigma is not None else f"dropout={dropout:g}"
     network = Network(f"{task.network.name}+{kind}", factory=_Compressed(task.network, sigma, dropout))
@@ -290,6 +290,8 @@ class NestedCoTeaching(Rule):
         """Refuse rates outside [0, 1), a task without validation data, and norms that would go on learning."""
         if not 0 <= self.forget < 1:
             raise InputError(f"forget is the share of each batch that is left out, in [0, 1); got {self.forget:g}")
+        if task.objective is not CLASSIFICATION:
+            raise InputError(f"nested co-teaching ranks by class predictions; {task.name!r} is {task.objective.name}")
         if task.validation is None and _masked(task):
             raise InputError("nested co-teaching chooses prefixes on clean validation data, and the task has none")
         if task.space.batch_norms:
@@ -310,7 +312,8 @@ class NestedCoTeaching(Rule):
         return Choice(torch.stack([second, first], 1).flatten(0, 1))  # each is taught what the other kept
 
     def after_step(self, now: Moment, z: Tensor) -> None:
-        z[:, _frozen(now.task)] = now.state["frozen"]
+        if now.state["frozen"].numel():
+            z[:, _frozen(now.task)] = now.state["frozen"]
 
     def _losses(self, now: Moment, batch: Batch) -> Tensor:
         if not _masked(now.task):

@@ -22,7 +22,7 @@ from surplus.data import Dataset
 from surplus.errors import InputError
 from surplus.examples.rules.batch_choice import BatchChoice, cross_entropies, highest
 from surplus.registry import method
-from surplus.space import generator
+from surplus.space import generator, seed_for, seeded
 from surplus.tasks import Recipe, Task
 from surplus.training import Batch, Choice, Moment, Run, Store, fit, predict
 from surplus.training.optim import OPTIMISERS
@@ -134,14 +134,15 @@ class RhoLoss(_Irreducible):
 
     def _drawn(self, now: Moment, rho: Tensor, temperature: float) -> Tensor:
         count = max(1, int(self.share * rho.shape[1]))
-        rows = zip(now.seeds, (rho / temperature).softmax(1).cpu(), strict=True)
+        rows = zip(now.seeds, (rho / temperature).softmax(1).nan_to_num(1.0).cpu(), strict=True)
         draws = [p.multinomial(count, True, generator=generator(seed, "rho", now.step)) for seed, p in rows]
         return torch.stack(draws).to(rho.device)
 
     def _teach(self, now: Moment, batch: Batch) -> None:
         """One step of the reference on the chosen examples, by the recipe's optimiser at the current rate."""
         reference = now.state["reference"].requires_grad_()
-        outputs = now.task.space.apply_each(reference, batch.inputs, train=True)
+        with seeded(seed_for(now.seeds[0], "reference", now.step)):  # stacks of several have no dropout
+            outputs = now.task.space.apply_each(reference, batch.inputs, train=True)
         (grad,) = torch.autograd.grad(cross_entropies(outputs, batch.targets).mean(1).sum(), reference)
         reference = reference.detach()
         optimiser = OPTIMISERS[now.recipe.optimiser](now.recipe, reference, now.task.space.blocks)

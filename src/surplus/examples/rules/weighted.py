@@ -32,6 +32,8 @@ class Weighted(Rule):
     def check(self, task: Task, recipe: Recipe, replicas: int) -> None:
         """Refuse weights that are negative, not finite, or not one per example."""
         n = len(task.train)
+        if not isinstance(self.weights, Tensor):
+            raise InputError(f"weights are a tensor, one number per example; got {type(self.weights).__name__}")
         if tuple(self.weights.shape) not in {(n,), (replicas, n)}:
             raise InputError(
                 f"weights have shape {tuple(self.weights.shape)}; {replicas} replicas on {n} training examples need"
