@@ -190,3 +190,8 @@ def test_what_is_no_record_is_told(tmp_path):
     (tmp_path / "mixed" / "epochs-00001.parquet").unlink()
     with pytest.raises(InputError, match="of 2 examples"):
         read_record(tmp_path / "mixed", n=1)
+
+
+def test_rules_joined_by_commas_are_told_apart():
+    with pytest.raises(InputError, match="separated by spaces"):
+        written("hardest,ccs")

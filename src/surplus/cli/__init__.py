@@ -388,7 +388,7 @@ def query(
         table = query_embeddings(embeddings, strategy, budget, labelled=labelled, seed=seed)
     else:
         known = read_labelled(labelled)[0] if labelled is not None else []
-        pool = read(source, labels=labels, ids=ids).train
+        pool = read(source, labels=labels, ids=ids).pool
         table = query_dataset(pool, strategy, budget, labelled=known, seed=seed)
     write_queries(out, table)
     _print_rows(table.slice(0, 10).to_pylist(), ("order", "id", "strategy"))

@@ -269,6 +269,8 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
     """A rule and its options from one word: "ccs:beta=0.1"."""
     from surplus.tasks import parse_network
 
+    if "," in text.partition(":")[0]:
+        raise InputError(f"rules are separated by spaces, as in: --rules hardest ccs:beta=0.1; got {text!r}")
     name, options = parse_network(text)
     assert name is not None
     return name, options

@@ -347,3 +347,8 @@ def test_data_of_another_shape_are_refused(store):
     with pytest.raises(InputError, match="no test examples"):
         data = pictures()
         evaluate_condensed(made, Splits("p", data, data[:0]), store=store)
+
+
+def test_more_images_than_a_class_has_are_refused(store):
+    with pytest.raises(InputError, match="smallest class has"):
+        condense(read("digits"), "dsa", 100_000, store=store)

@@ -67,7 +67,11 @@ def condense(
     check_device(device)
     if not isinstance(per_class, int) or per_class < 1:
         raise InputError(f"per_class is the number of images stored per class, from 1 up; got {per_class!r}")
-    chosen = _settings(row, settings, changes, source if isinstance(source, Dataset) else source.train)
+    data = source if isinstance(source, Dataset) else source.train
+    chosen = _settings(row, settings, changes, data)
+    least = int(data.targets.bincount(minlength=len(data.classes)).min())
+    if per_class > least:
+        raise InputError(f"per_class is {per_class}, and the smallest class has {least} real images; ask for fewer")
     task = task_of(source, chosen.network)
     entry = (store or Store()).entry(_spec(row, chosen, task, per_class, seed, device))
     with entry.locked():
