@@ -249,15 +249,3 @@ def test_splitting_text_and_measurements_needs_no_classes():
     data = some(targets=torch.rand(12))
     rest, part = split(data, 0.25)
     assert (len(rest), len(part)) == (9, 3) and sorted([*rest.ids, *part.ids]) == list(range(12))
-
-
-def test_the_pool_holds_every_example_once_whatever_was_cut_off():
-    from surplus.data import read
-
-    cut = read("digits", test_share=0.2)
-    assert len(cut.pool) == 1797 and sorted(cut.pool.ids) == list(range(1797))
-    one = int(cut.test.ids[0])
-    at = cut.pool.ids.tolist().index(one)
-    assert torch.equal(cut.pool.inputs[at], cut.test.inputs[0]) and cut.pool.targets[at] == cut.test.targets[0]
-    whole = replace(cut, carved=False)
-    assert whole.pool is whole.train

@@ -11,6 +11,7 @@ import torch
 
 from surplus.errors import InputError
 from surplus.examples import Comparing, Gathering, Selected, compare, gather, score, score_record, score_task, written
+from surplus.examples.comparing import over_seeds_and_examples
 from surplus.examples.gathering import of_record
 from surplus.tasks import load
 from surplus.training import ExampleRecord, Store, fit, read_record
@@ -117,6 +118,20 @@ def test_rules_that_weigh_are_trained_with_their_weights(task, store):
     assert not torch.equal(found.accuracy["craig"], plain.evaluate("test").metric)
 
 
+def test_intervals_hold_for_other_seeds_and_other_test_examples():
+    same = torch.tensor([1.0, 0.0, 1.0, 1.0]).repeat(5, 25)  # five seeds that agree on every one of 100 examples
+    mean, low, high = over_seeds_and_examples(same)
+    sd = float(same[0].double().std())
+    assert (
+        mean == 0.75
+        and high - mean == pytest.approx(1.96 * sd / 10, rel=1e-3)
+        and mean - low == pytest.approx(high - mean)
+    )
+    apart = torch.tensor([[1.0] * 100, [0.0] * 100])  # two that agree nowhere: Student's t with one degree of freedom
+    mean, low, high = over_seeds_and_examples(apart)
+    assert high - mean == pytest.approx(12.706 * 0.5, rel=1e-3)
+
+
 def test_the_score_decides_what_the_hardest_are(task, store):
     found = compare(task, ["hardest"], 0.1, Comparing(seeds=2, replicas=2, score="aum"), store=store)
     gathering = Gathering(replicas=2)
@@ -156,7 +171,7 @@ def test_one_rule_may_stand_with_two_settings(task, store):
 
 
 def test_intervals_of_accuracies_stay_within_zero_and_one(task):
-    found = Selected(task, Comparing(seeds=2), {}, {"random": torch.tensor([0.5, 1.0])})
+    found = Selected(task, Comparing(seeds=2), {}, {"random": torch.tensor([[0.0, 1.0], [1.0, 1.0]])})
     (row,) = found.table()
     assert (row["low"], row["high"]) == (0.0, 1.0)
 

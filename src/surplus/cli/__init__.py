@@ -344,7 +344,7 @@ def select(
         for row in found.table()
     ]
     _print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_of_difference"))
-    _say(f"\n{settings.level:.0%} intervals over {seeds} seeds. Files: {_files(folder)}")
+    _say(f"\n{settings.level:.0%} intervals for other seeds and test examples ({seeds} seeds). Files: {_files(folder)}")
 
 
 @app.command(
@@ -369,29 +369,28 @@ def query(
     """Say which examples to have labelled next, most wanted first.
 
     Args:
-        source: a file (.parquet, .csv, .npz), a folder, or hf:NAME; its training examples are the pool.
+        source: a file (.parquet, .csv, .npz), a folder of images or of a hub's layout, or hf:NAME; no labels needed.
         strategy: how to choose (`surplus list "query strategies"`); typical examples first when little is labelled.
         budget: how many to ask for.
-        labelled: a file of the ids that have labels already: .csv or .parquet with a column id, or an id per line.
+        labelled: what has labels already: .csv or .parquet with columns id and, if the source has none, label.
         embeddings: choose among these embeddings, Parquet files with a column id, instead of the source.
         labels: the column that holds the classes; only those of labelled examples are looked at.
         ids: the column that holds unique ids.
         out: the table to write, .csv or .parquet.
         seed: for all draws.
     """
-    from surplus.data import read
-    from surplus.examples.active import query_dataset, query_embeddings, read_labelled, write_queries
+    from surplus.examples.active import query_embeddings, query_source, write_queries
     from surplus.examples.active.files import check_queries
 
     check_queries(out)
     if embeddings is not None:
         table = query_embeddings(embeddings, strategy, budget, labelled=labelled, seed=seed)
     else:
-        known = read_labelled(labelled)[0] if labelled is not None else []
-        pool = read(source, labels=labels, ids=ids).pool
-        table = query_dataset(pool, strategy, budget, labelled=known, seed=seed)
+        table = query_source(source, strategy, budget, labelled=labelled, labels=labels, ids=ids, seed=seed)
     write_queries(out, table)
     _print_rows(table.slice(0, 10).to_pylist(), ("order", "id", "strategy"))
+    if set(table["strategy"].to_pylist()) == {"random"} != {strategy}:
+        _say(f"{strategy} asks a model, which has no label to learn from yet, so these are drawn at random.")
     _say(f"\n{table.num_rows} examples to label, the first of them above. File: {out}")
 
 
@@ -408,6 +407,7 @@ def condense(
     per_class: int = 1,
     settings: str = "",
     seeds: int = 3,
+    epochs: int | None = None,
     labels: str | None = None,
     out: Path | None = None,
     device: str = "cpu",
@@ -419,8 +419,9 @@ def condense(
         source: images: a file (.parquet, .npz), a folder, or hf:NAME.
         method: dc, dsa, dcc or idc (`surplus list condensations`).
         per_class: images stored per class.
-        settings: changes to the method's settings: outer=100,network=conv-net:width=32.
-        seeds: networks of the evaluation.
+        settings: changes to the method's settings (outer, inner, network, image_lr, real_batch, ...): outer=100.
+        seeds: networks of the evaluation, at least two.
+        epochs: how long each of them trains; as in the method's paper, hundreds of epochs, when left out.
         labels: the column that holds the classes.
         out: folder for train.npz, pictures and facts; surplus-condensed/NAME when left out.
         device: cpu, cuda or mps.
@@ -431,22 +432,27 @@ def condense(
     if out is not None:
         check_folder(out)
     check_device(device)
+    if seeds < 2:
+        raise InputError(f"--seeds is at least 2, so that there are intervals; got {seeds}")
     from surplus.data import read
     from surplus.examples.condensation import condense as run_condense
-    from surplus.examples.condensation import evaluate_condensed
+    from surplus.examples.condensation import evaluate_condensed, usual_evaluation
     from surplus.tasks import parse_recipe
 
-    changes = parse_recipe(settings)
-    with Console(stderr=True).status("reading the data") as status:
+    changes, say = parse_recipe(settings), Console(stderr=True, highlight=False)
+    with say.status("reading the data") as status:
         data = read(source, labels=labels)
 
         def tell(done: int, total: int, _: dict[str, float]) -> None:
-            status.update(f"matching gradients on network {done} of {total}")
+            text = f"matching gradients on network {done} of {total}"
+            if say.is_terminal or done % max(1, total // 10) == 0:
+                _tell(say, status, text)
 
         made = run_condense(data, method, per_class, seed=seed, device=device, progress=tell, **changes)
         folder = made.save(out or Path("surplus-condensed") / f"{data.name}-{method}-{per_class}")
-        status.update("training networks on the result, and on random real images")
-        found = evaluate_condensed(made, data, seeds=seeds, device=device)
+        _tell(say, status, "training networks on the result, and on random real images")
+        found = evaluate_condensed(made, data, usual_evaluation(made, epochs), seeds=seeds, device=device)
+        found.save(folder)
     _say(f"{found}\n\nFiles: {_files(folder)}")
 
 
@@ -467,7 +473,7 @@ def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 
 def _range(row: dict[str, Any], low: str, high: str) -> str:
-    return f"{row[low]:.3f} to {row[high]:.3f}" if low in row else ""
+    return f"{row[low]:.3f} to {row[high]:.3f}" if row.get(low) is not None and row.get(high) is not None else ""
 
 
 def _say(text: str) -> None:
@@ -507,10 +513,12 @@ def list_(kind: str | None = None) -> None:
         raise unknown("kind of method", kind, KINDS)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("name", "kind", "what it is", "paper"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for m in methods(wanted):
         table.add_row(m.name, m.kind, m.summary, m.paper)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=240)
+    console.print(table)
 
 
 @runs.command(name="list", help_epilogue=" ")
@@ -587,8 +595,12 @@ def study_run(
     check_device(device)
     result = run_study(slug, scale, out=out, device=device)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("verdict", "claim", "criterion"):
+    for heading in ("verdict", "claim", "criterion", "measured"):
         table.add_column(heading, overflow="fold")
     for row in result.as_dict()["claims"]:
-        table.add_row(row["verdict"], row["statement"], row["criterion"])
+        m = row["measured"]
+        number = row["note"] if m["value"] is None else f"{_cell(m['value'])} ({_range(m, 'low', 'high')})"
+        table.add_row(row["verdict"], row["statement"], row["criterion"], number)
     Console(highlight=False).print(table)
+    told = "shows that the study runs; its verdicts are no evidence" if scale == "smoke" else "as its manifest says"
+    _say(f"\nScale {scale}: {told}. Files: {out / slug}.json, {out / slug}.svg")

@@ -5,7 +5,7 @@ from surplus.data.corruptions import corrupt_images, mean_corruption_error
 from surplus.data.dataset import Dataset, Splits, split
 from surplus.data.longtail import exponential_imbalance, step_imbalance
 from surplus.data.noise import NoisyLabels, corrupt_labels, empirical_transition
-from surplus.data.reading import read
+from surplus.data.reading import read, read_pool
 from surplus.data.web import NoisyWeb, noisy_web
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "mean_corruption_error",
     "noisy_web",
     "read",
+    "read_pool",
     "split",
     "step_imbalance",
 ]

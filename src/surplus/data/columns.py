@@ -75,6 +75,32 @@ def assemble(
     return Splits(name, rest, test, carved=True)
 
 
+def pooled(data: Columns, labels: str | None, ids: str | None) -> tuple[Dataset, list[str | None]]:
+    """All examples of a split that need no labels, and the labels that there are; the targets mean nothing.
+
+    Raises:
+        InputError: as for `assemble`, but for labels.
+    """
+    known = {c.lower(): c for c in reversed(data.columns)}
+    usual = next((known[c] for c in LABEL_NAMES if c in known), None)
+    name = usual if labels is None else _label_column(data, labels)
+    given = [_word(v, data.classes.get(name or "")) for v in data.columns[name]] if name else []
+    columns = {c: v for c, v in data.columns.items() if c != name}
+    rows = len(next(iter(columns.values()), ()))
+    bare = Columns({**columns, "label": np.arange(rows) % 2}, {}, data.where, data.images)  # stand-ins, never read
+    return _dataset(bare, _layout(bare, "label", ids)), given or [None] * rows
+
+
+def _word(value: Any, classes: tuple[str, ...] | None) -> str | None:
+    """A label as a word; None where there is none."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or value != value or value == "":
+        return None
+    if isinstance(value, float) and value == round(value):
+        value = round(value)  # a column of whole numbers with gaps
+    return classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else str(value)
+
+
 def _layout(data: Columns, labels: str | None, ids: str | None) -> _Layout:
     label = _label_column(data, labels)
     if ids is not None and ids not in data.columns:

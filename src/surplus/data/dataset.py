@@ -142,15 +142,6 @@ class Splits:
     validation: Dataset | None = None
     carved: bool = False
 
-    @property
-    def pool(self) -> Dataset:
-        """What may be asked about: the training examples, and those that were cut off them for a test set."""
-        if not self.carved:
-            return self.train
-        inputs, targets = (torch.cat([getattr(d, n) for d in (self.train, self.test)]) for n in ("inputs", "targets"))
-        ids = np.concatenate([self.train.ids, self.test.ids])
-        return replace(self.train, inputs=inputs, targets=targets, ids=ids)
-
 
 def split(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Cut a share of the examples off, class by class where there are classes: (rest, part).

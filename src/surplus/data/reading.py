@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from surplus.data.columns import Columns, assemble
-from surplus.data.dataset import Splits, some
+from surplus.data.columns import Columns, assemble, pooled
+from surplus.data.dataset import Dataset, Splits, some
 from surplus.errors import InputError, MissingExtra
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -56,18 +56,53 @@ def read(
     Raises:
         InputError: nothing is there, the format is unknown, or the data are malformed; the rows are named.
     """
+    name, raw = _raw(source, _from_path)
+    return assemble(name, raw, labels, ids, test_share, seed)
+
+
+def read_pool(
+    source: str | Path, *, labels: str | None = None, ids: str | None = None
+) -> tuple[Dataset, list[str | None]]:
+    """All training examples of a source, labelled or not: what an active learner may ask about.
+
+    Args:
+        source: as for `read`; also a folder of images that are in no class folders, and tables with labels missing.
+        labels: the column that holds the classes where they are known; found by its usual names when None.
+        ids: the column that holds unique ids, as for `read`.
+
+    Returns:
+        The examples, whose targets mean nothing, and for each the name of its class, None where it has none.
+
+    Raises:
+        InputError: nothing is there, the format is unknown, or the data are malformed.
+    """
+    name, raw = _raw(source, lambda path: _flat_images(path) or _from_path(path))
+    if "train" not in raw:
+        raise InputError(f"{name} has the splits {', '.join(raw) or 'none'}, but no training split; name one train")
+    return pooled(raw["train"], labels, ids)
+
+
+def _raw(source: str | Path, from_path: Callable[[Path], dict[str, Columns]]) -> tuple[str, dict[str, Columns]]:
+    """The name of a source, and the columns of its splits."""
     text = str(source)
     if text == "digits":
-        return assemble(text, {"train": _digits()}, labels, ids, test_share, seed)
+        return text, {"train": _digits()}
     if text.startswith("hf:"):
         name = text.removeprefix("hf:")
-        return assemble(name.replace("/", "-"), _hub(name), labels, ids, test_share, seed)
+        return name.replace("/", "-"), _hub(name)
     try:
         path = Path(source).expanduser().resolve()
-        raw = _from_path(path)
+        return path.name if path.is_dir() else path.stem, from_path(path)
     except (OSError, RuntimeError) as error:  # no such user, no permission, a name that is too long
         raise InputError(f"{text!r} cannot be read: {error}") from None
-    return assemble(path.name if path.is_dir() else path.stem, raw, labels, ids, test_share, seed)
+
+
+def _flat_images(path: Path) -> dict[str, Columns] | None:
+    """The images of a folder that lie in it directly, with their file names for ids; None where there are none."""
+    images = [f for f in _images(path) if f.parent == path] if path.is_dir() else []
+    if not images:
+        return None
+    return {"train": Columns({"image": images, "id": np.array([f.name for f in images])}, {}, path.name, ("image",))}
 
 
 def _digits() -> Columns:

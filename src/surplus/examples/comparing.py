@@ -32,7 +32,6 @@ from surplus.examples.scoring import hardness, score
 from surplus.examples.selections.base import select
 from surplus.registry import find
 from surplus.space import generator, seed_for
-from surplus.stats import Estimate, paired
 from surplus.tasks import Task
 from surplus.training import Store, features, fit, predict
 from surplus.training.store import write_atomically
@@ -73,22 +72,28 @@ class Selected:
     settings: Comparing
     kept: dict[str, Tensor]
     """(seeds, n) bool by rule, the random one included; rules that draw nothing keep the same for every seed."""
-    accuracy: dict[str, Tensor]
-    """(seeds,) on the test set by rule, and "all examples"."""
+    correct: dict[str, Tensor] = field(repr=False)
+    """(seeds, m) which test examples were answered rightly, by rule, and with "all examples"."""
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """(seeds, n) weights of the kept examples, of the rules that give any."""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> dict[str, Tensor]:
+        """(seeds,) on the test set by arm."""
+        return {name: correct.mean(1) for name, correct in self.correct.items()}
 
     def table(self) -> list[dict[str, Any]]:
         """A line per arm: accuracy with its interval, and the paired difference to random with its own."""
-        rows = []
-        for name, accuracy in self.accuracy.items():
-            low, high = (float(v) for v in Estimate.over(accuracy).interval(self.settings.level))
+        rows, level = [], self.settings.level
+        for name, correct in self.correct.items():
             row = {"rule": name, "kept": int(self.kept[name][0].sum()) if name in self.kept else len(self.task.train)}
-            row |= {"accuracy": float(accuracy.mean()), "low": max(0.0, low), "high": min(1.0, high)}
+            accuracy, low, high = over_seeds_and_examples(correct, level)
+            row |= {"accuracy": accuracy, "low": max(0.0, low), "high": min(1.0, high)}
             if name != RANDOM:
-                c = paired(accuracy, self.accuracy[RANDOM], self.settings.level)
-                row |= {"minus_random": c.difference, "difference_low": c.low, "difference_high": c.high}
-                row |= {"p_value": c.p_value}
-            rows.append(row | {"seeds": len(accuracy)})
+                difference, low, high = over_seeds_and_examples(correct - self.correct[RANDOM], level)
+                row |= {"minus_random": difference, "difference_low": low, "difference_high": high}
+            rows.append(row | {"seeds": len(correct)})
         return rows
 
     def save(self, folder: str | Path) -> None:
@@ -104,6 +109,7 @@ class Selected:
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"id": self.task.train.ids, **{name: kept[0].numpy() for name, kept in self.kept.items()}}
+        columns |= {f"{name} weight": weights[0].numpy() for name, weights in self.weights.items()}
         buffer, text, rows = io.BytesIO(), io.StringIO(), self.table()
         pq.write_table(pa.table(columns), buffer, compression="zstd")
         write_atomically(folder / "keep.parquet", buffer.getvalue())
@@ -148,7 +154,8 @@ def compare(
     seeds = [seed_for(settings.seed, "select", "train", k) % 2**31 for k in range(settings.seeds)]
     kept = {arm: _chosen(source, name, count, given, seeds) for arm, (name, given) in arms.items()}
     weights = {arm: _weights(source, name, kept[arm], given) for arm, (name, given) in arms.items()}
-    accuracy = _accuracies(source, kept, {arm: w for arm, w in weights.items() if w is not None}, seeds)
+    weighed = {arm: w for arm, w in weights.items() if w is not None}
+    correct = _correct(source, kept, weighed, seeds)
     provenance = {
         "data": {"name": task.name, "fingerprint": task.train.fingerprint, "examples": len(task.train)},
         "network": task.network.identity,
@@ -157,7 +164,7 @@ def compare(
         "training_seeds": seeds,
         "version": __version__,
     }
-    return Selected(task, settings, kept, accuracy, provenance)
+    return Selected(task, settings, kept, correct, weighed, provenance)
 
 
 def _arms(rules: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -247,22 +254,39 @@ def _weights(source: _Source, rule: str, kept: Tensor, options: Mapping[str, Any
     return torch.stack([normalised(weigh(mask, **own), mask) for mask in kept])
 
 
-def _accuracies(
+def _correct(
     source: _Source, kept: Mapping[str, Tensor], weights: Mapping[str, Tensor], seeds: Sequence[int]
 ) -> dict[str, Tensor]:
-    """(seeds,) by rule, and with all examples; weighed where there are weights."""
+    """(seeds, m) right answers on the test set by rule, and with all examples; weighed where there are weights."""
     task, settings = source.task, source.settings
     steps = task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size))
     equal = task.with_recipe(duration=f"{steps}it")
     train = partial(fit, device=settings.device, store=source.store)
     plain = {name: mask for name, mask in kept.items() if name not in weights}
     run = train(equal, seeds=list(seeds) * len(plain), subsets=torch.cat(list(plain.values())))
-    accuracy = dict(zip(plain, run.evaluate("test").metric.view(len(plain), -1), strict=True))
+    correct = dict(zip(plain, run.evaluate("test").per_example.view(len(plain), len(seeds), -1), strict=True))
     for name, own in weights.items():
         weighed = train(equal, seeds=seeds, subsets=kept[name], rule=Weighted(own))
-        accuracy[name] = weighed.evaluate("test").metric
-    full = train(task, seeds=seeds)
-    return {**{name: accuracy[name] for name in kept}, "all examples": full.evaluate("test").metric}
+        correct[name] = weighed.evaluate("test").per_example
+    full = train(task, seeds=seeds).evaluate("test").per_example
+    return {**{name: correct[name] for name in kept}, "all examples": full}
+
+
+def over_seeds_and_examples(values: Tensor, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of values (seeds, m) with an interval for other seeds and for other test examples.
+
+        half-width^2 = (t SE over the seeds' means)^2 + (z SE over the examples' means)^2
+
+    Seeds that happen to agree would alone give an interval of no width.
+    """
+    from scipy.stats import norm, t
+
+    v, tail = values.double(), 0.5 + level / 2
+    seeds, examples = v.mean(1), v.mean(0)
+    of_seeds = float(seeds.std() / len(seeds) ** 0.5) * float(t.ppf(tail, len(seeds) - 1))
+    of_examples = float(examples.std() / len(examples) ** 0.5) * float(norm.ppf(tail))
+    mean, half = float(v.mean()), (of_seeds**2 + of_examples**2) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def written(text: str) -> tuple[str, dict[str, Any]]:

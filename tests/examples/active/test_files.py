@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from surplus.errors import InputError
-from surplus.examples.active import pool_of, query_embeddings, read_labelled, write_queries
+from surplus.examples.active import pool_of, query_embeddings, query_source, read_labelled, write_queries
 from surplus.examples.active.files import check_queries
 from surplus.examples.embeddings import write_embeddings
 
@@ -92,3 +92,37 @@ def test_places_where_no_queries_can_be_written_are_refused(tmp_path):
     for path, words in [("ask.txt", "a .csv or .parquet file"), ("", "a .csv or"), ("file/ask.csv", "is a file")]:
         with pytest.raises(InputError, match=words):
             check_queries(tmp_path / path)
+
+
+def test_a_pool_needs_no_labels(tmp_path):
+    rows = [f"r{i:02d},{i % 5},{(i * 7) % 11}" for i in range(40)]
+    (tmp_path / "bare.csv").write_text("\n".join(["id,a,b", *rows]))
+    ids = query_source(tmp_path / "bare.csv", "typiclust", 4)["id"].to_pylist()
+    assert len(set(ids)) == 4 and all(i.startswith("r") for i in ids)
+    (tmp_path / "known.csv").write_text("id,label\nr00,cat\nr01,dog\nr02,cat\n")
+    table = query_source(tmp_path / "bare.csv", "margin", 5, labelled=tmp_path / "known.csv")
+    assert not set(table["id"].to_pylist()) & {"r00", "r01", "r02"} and table["strategy"][0].as_py() == "margin"
+
+
+def test_labels_may_be_missing_where_they_are_not_known(tmp_path):
+    rows = [f"{i},{i % 5},{i % 3 if i < 9 else ''}" for i in range(60)]
+    (tmp_path / "some.csv").write_text("\n".join(["id,a,label", *rows]))
+    (tmp_path / "known.txt").write_text("\n".join(map(str, range(9))))
+    assert len(query_source(tmp_path / "some.csv", "margin", 5, labelled=tmp_path / "known.txt")) == 5
+    (tmp_path / "more.txt").write_text("\n".join(map(str, range(12))))
+    with pytest.raises(InputError, match="3 labelled examples have none"):
+        query_source(tmp_path / "some.csv", "margin", 5, labelled=tmp_path / "more.txt")
+
+
+def test_a_flat_folder_of_images_is_a_pool(tmp_path):
+    from PIL import Image
+
+    g = torch.Generator().manual_seed(0)
+    for i in range(12):
+        Image.fromarray(torch.randint(256, (8, 8), generator=g).byte().numpy()).save(tmp_path / f"p{i}.png")
+    ids = query_source(tmp_path, "coreset", 3)["id"].to_pylist()
+    assert len(set(ids)) == 3 and all(i.endswith(".png") for i in ids)
+
+
+def test_every_example_of_a_labelled_file_may_be_asked_for():
+    assert len(query_source("digits", "random", 1797)) == 1797

@@ -16,7 +16,7 @@ from surplus.examples.active.badge import badge
 from surplus.examples.active.base import Pool, RandomStart, query, random, starts_at_random
 from surplus.examples.active.coreset import coreset
 from surplus.examples.active.datasets import embed, principal_components, query_dataset
-from surplus.examples.active.files import pool_of, query_embeddings, read_labelled, write_queries
+from surplus.examples.active.files import pool_of, query_embeddings, query_source, read_labelled, write_queries
 from surplus.examples.active.prob_cover import prob_cover, purity_radius
 from surplus.examples.active.simulation import (
     LearningCurve,
@@ -52,6 +52,7 @@ __all__ = [
     "query",
     "query_dataset",
     "query_embeddings",
+    "query_source",
     "random",
     "read_labelled",
     "starts_at_random",

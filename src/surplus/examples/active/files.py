@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from surplus.data import Dataset
+from surplus.data import Dataset, read_pool
 from surplus.errors import InputError, check_folder
 from surplus.examples.active.base import asks_a_model
 from surplus.examples.active.datasets import query_dataset
@@ -97,6 +98,50 @@ def query_embeddings(
         raise InputError(f"the strategy {strategy!r} learns from labels; give the labelled file a column label")
     pool = pool_of(embeddings, ids, labels)
     return query_dataset(pool, strategy, budget, labelled=ids, embeddings=pool.inputs, seed=seed, **options)
+
+
+def query_source(
+    source: str | Path,
+    strategy: str,
+    budget: int,
+    *,
+    labelled: str | Path | None = None,
+    labels: str | None = None,
+    ids: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> pa.Table:
+    """The ids of a source's examples to label next, in order; the source itself needs no labels.
+
+    Args:
+        source: as for `surplus.data.read_pool`.
+        strategy: a registered query strategy.
+        budget: how many to label.
+        labelled: a file of the ids that have labels; their labels come from its column `label`, or else the source's.
+        labels: the source's column of classes.
+        ids: the source's column of ids.
+        seed: for all draws.
+        options: the strategy's own settings.
+
+    Raises:
+        InputError: what `read_pool` and `query_dataset` refuse, or labels that a strategy learns from and are nowhere.
+    """
+    pool, own = read_pool(source, labels=labels, ids=ids)
+    known, given = ([], None) if labelled is None else read_labelled(labelled)
+    at = {str(i): row for row, i in enumerate(pool.ids.tolist())}
+    words: list[str | None] = [*given] if given else [own[at[i]] if i in at else None for i in known]
+    if asks_a_model(strategy) and None in words:
+        raise InputError(
+            f"the strategy {strategy!r} learns from labels, and {words.count(None)} labelled examples have none;"
+            " give the labelled file a column label"
+        )
+    classes = sorted({w for w in words if w is not None}) or ["unknown"]
+    targets = torch.zeros(len(pool), dtype=torch.int64)
+    for i, word in zip(known, words, strict=True):
+        if i in at and word is not None:
+            targets[at[i]] = classes.index(word)
+    pool = replace(pool, targets=targets, classes=tuple(classes))
+    return query_dataset(pool, strategy, budget, labelled=known, seed=seed, **options)
 
 
 def check_queries(path: str | Path) -> None:

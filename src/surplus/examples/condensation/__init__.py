@@ -7,6 +7,6 @@ made.save("mnist-1")                # a folder that is a data set like any other
 
 from surplus.examples.condensation.condensed import Condensed
 from surplus.examples.condensation.condensing import condense
-from surplus.examples.condensation.evaluation import CondensedEvaluation, evaluate_condensed
+from surplus.examples.condensation.evaluation import CondensedEvaluation, evaluate_condensed, usual_evaluation
 
-__all__ = ["Condensed", "CondensedEvaluation", "condense", "evaluate_condensed"]
+__all__ = ["Condensed", "CondensedEvaluation", "condense", "evaluate_condensed", "usual_evaluation"]

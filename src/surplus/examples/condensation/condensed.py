@@ -115,7 +115,8 @@ def _npz(data: Dataset) -> bytes:
     numbered = data.classes == tuple(str(k) for k in range(len(data.classes)))
     labels = targets if numbered else np.array(data.classes)[targets]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, x=data.inputs.cpu().numpy(), label=labels)
+    pixels = data.inputs.float() / 255 if data.inputs.dtype == torch.uint8 else data.inputs  # one scale in all files
+    np.savez_compressed(buffer, x=pixels.cpu().numpy(), label=labels)
     return buffer.getvalue()
 
 

@@ -8,8 +8,10 @@ augmented evaluation lifts both.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from surplus.data import Dataset, Splits
-from surplus.errors import InputError, check_device
+from surplus.errors import InputError, check_device, settings_of
 from surplus.examples.condensation.condensed import Condensed
 from surplus.examples.condensation.diff_augment import DiffAugment, without_flip
 from surplus.examples.condensation.networks import accuracy, train_epoch
@@ -29,7 +31,7 @@ from surplus.space.randomness import seed_for
 from surplus.stats import Comparison, Estimate, paired
 from surplus.tasks import Task
 from surplus.training.executor import fan_out
-from surplus.training.store import Store, code_version
+from surplus.training.store import Store, code_version, write_atomically
 
 ROOMS = ("space", "data", "networks", "tasks", "examples/condensation")
 """The code that decides a result."""
@@ -84,6 +86,12 @@ class CondensedEvaluation:
         gain = f"{100 * g.difference:+.1f} points, 95% interval {100 * g.low:+.1f} to {100 * g.high:+.1f}"
         return "\n".join([*lines, f"gain: {gain} ({g.seeds} seeds)"])
 
+    def save(self, folder: str | Path) -> None:
+        """Write evaluation.json: accuracies by seed, and the gain over random real images with its interval."""
+        arms = {"condensed": self.condensed.tolist(), "random_real": self.random.tolist()}
+        text = json.dumps({**arms, "gain": asdict(self.gain)}, indent=1)
+        write_atomically(Path(folder) / "evaluation.json", text.encode())
+
 
 def evaluate_condensed(
     condensed: Condensed,
@@ -107,9 +115,11 @@ def evaluate_condensed(
         store: where accuracies are kept; $SURPLUS_HOME, else the platform's cache folder, when None.
 
     Raises:
-        InputError: data of another shape or other classes, or without test examples.
+        InputError: data of another shape or other classes, or without test examples; fewer than two seeds.
     """
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if len(seeds) < 2:
+        raise InputError(f"an evaluation needs at least two seeds for its intervals; got {len(seeds)}")
     settings = settings or usual_evaluation(condensed)
     task = task_of(task, settings.network or condensed.facts["settings"]["network"])
     if task.train.shape != tuple(condensed.images.shape[1:]) or task.train.classes != condensed.classes:
@@ -123,11 +133,13 @@ def evaluate_condensed(
     return CondensedEvaluation(a, b, paired(a, b))
 
 
-def usual_evaluation(condensed: Condensed) -> EvaluationSettings:
-    """The evaluation of the paper that the set's method comes from."""
+def usual_evaluation(condensed: Condensed, epochs: int | None = None) -> EvaluationSettings:
+    """The evaluation of the paper that the set's method comes from, or one of that kind with so many epochs."""
     kind = find("condensation", condensed.facts["method"]).traits["settings"]
     settings: EvaluationSettings = kind(**condensed.facts["settings"]).evaluation
-    return settings
+    return (
+        settings if epochs is None else settings_of(EvaluationSettings, **{**settings.model_dump(), "epochs": epochs})
+    )
 
 
 def random_real(data: Dataset, per_class: int, seed: int) -> Dataset:
