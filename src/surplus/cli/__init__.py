@@ -274,9 +274,7 @@ def score(
     table.save(folder)
     rows = [row | {"runs_until_stable": _runs(row)} for row in table.summary()]
     _print_rows(rows, ("name", "high", "runs", "reliability", "runs_until_stable"))
-    Console(highlight=False, soft_wrap=True).print(
-        f"\n{len(table.ids):,} examples. Files: {_files(folder)}", markup=False
-    )
+    _say(f"\n{len(table.ids):,} examples. Files: {_files(folder)}")
 
 
 @app.command(

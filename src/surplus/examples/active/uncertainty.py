@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from surplus.errors import InputError
 from surplus.examples.active.base import Pool, largest_first
+from surplus.examples.scores import uncertainty
 from surplus.registry import method
 
 
@@ -31,7 +32,7 @@ def least_confidence(pool: Pool, budget: int, *, generator: Generator | None = N
     Returns:
         (budget,) positions.
     """
-    return largest_first(1 - pool.prediction.amax(1), pool, budget)
+    return largest_first(uncertainty.least_confidence(pool.prediction[None]).mean, pool, budget)
 
 
 @method("query strategy", paper="Scheffer, Decomain & Wrobel 2001, doi 10.1007/3-540-44816-0_31", needs="probabilities")
@@ -46,8 +47,7 @@ def margin(pool: Pool, budget: int, *, generator: Generator | None = None) -> Te
     Returns:
         (budget,) positions.
     """
-    first, second = pool.prediction.topk(2).values.unbind(1)
-    return largest_first(second - first, pool, budget)
+    return largest_first(uncertainty.prediction_margin(pool.prediction[None]).mean, pool, budget)
 
 
 @method("query strategy", paper="Settles 2009, Active Learning Literature Survey, section 3.1", needs="probabilities")
@@ -62,7 +62,7 @@ def entropy(pool: Pool, budget: int, *, generator: Generator | None = None) -> T
     Returns:
         (budget,) positions.
     """
-    return largest_first(_entropy(pool.prediction), pool, budget)
+    return largest_first(uncertainty.entropy(pool.prediction[None]).mean, pool, budget)
 
 
 @method("query strategy", paper="Gal, Islam & Ghahramani 2017, arXiv 1703.02910", needs="passes")
@@ -80,7 +80,7 @@ def dbal(pool: Pool, budget: int, *, generator: Generator | None = None) -> Tens
     Raises:
         InputError: one pass only.
     """
-    return largest_first(_entropy(_several(pool).mean(0)), pool, budget)
+    return largest_first(uncertainty.entropy(_several(pool).mean(0)[None]).mean, pool, budget)
 
 
 @method("query strategy", paper="Houlsby, Huszar, Ghahramani & Lengyel 2011, arXiv 1112.5745", needs="passes")
@@ -99,12 +99,8 @@ def bald(pool: Pool, budget: int, *, generator: Generator | None = None) -> Tens
         InputError: one pass only.
     """
     passes = _several(pool)
-    return largest_first(_entropy(passes.mean(0)) - _entropy(passes).mean(0), pool, budget)
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """Entropy in nats along the last axis; 0 ln 0 = 0."""
-    return -p.xlogy(p).sum(-1)
+    of_mean, mean_of = uncertainty.entropy(passes.mean(0)[None]).mean, uncertainty.entropy(passes).mean
+    return largest_first(of_mean - mean_of, pool, budget)
 
 
 def _several(pool: Pool) -> Tensor:
