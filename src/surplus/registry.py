@@ -31,6 +31,7 @@ KINDS = (
     "query strategy",
     "weight score",
     "pruning schedule",
+    "structured pruning",
     "measure",
     "prediction",
     "study",

@@ -9,7 +9,8 @@ from torch import nn
 
 from surplus.errors import InputError
 from surplus.pruning import cut
-from surplus.pruning.data_diet import diet_subset, levels_from, pretrain_subset, tickets_on_a_diet
+from surplus.pruning.data_diet import diet_subset, pretrain_subset, tickets_on_a_diet
+from surplus.pruning.imp import from_masks
 from surplus.pruning.masks import cut_at_threshold
 from surplus.space import WeightSpace, generator
 from surplus.tasks import load
@@ -35,7 +36,7 @@ def ten():
 
 def test_of_ten_weights_at_a_fifth_the_exact_cut_keeps_eight_and_the_published_code_seven():
     space, theta, mask = ten()
-    assert cut(space, theta, mask, 0.2).tolist() == [False] * 2 + [True] * 8
+    assert cut(space, theta.abs(), mask, 0.2).tolist() == [False] * 2 + [True] * 8
     assert cut_at_threshold(space, theta, mask, 0.2).tolist() == [False] * 3 + [True] * 7
 
 
@@ -70,7 +71,7 @@ def test_library_and_exact_cut_remove_the_same_weights():
     module = space.write(theta)
     layers = [(m, "weight") for m in module.modules() if isinstance(m, nn.Linear)]
     prune.global_unstructured(layers, prune.L1Unstructured, amount=0.2)
-    ours = space.split(cut(space, theta, torch.ones_like(theta, dtype=torch.bool), 0.2))
+    ours = space.split(cut(space, theta.abs(), torch.ones_like(theta, dtype=torch.bool), 0.2))
     for layer, name in (
         (layer, b.name) for (layer, _), b in zip(layers, [b for b in space.blocks if b.prunable], strict=True)
     ):
@@ -100,7 +101,7 @@ def test_pre_training_on_everything_and_going_on_is_training_without_a_break(sto
     point = pretrain_subset(task, "all", steps=7, seeds=[3], store=store)
     whole = fit(task, seeds=[3], keep=(7,), store=store)
     torch.testing.assert_close(point.theta, whole.at(7))
-    level = next(levels_from(task, point.theta, 7, levels=0, seeds=[3], store=store))
+    level = from_masks(task, torch.ones_like(point.theta, dtype=torch.bool), point.theta, [3], 7, store=store)
     torch.testing.assert_close(level.run.theta, whole.theta)
 
 
@@ -139,7 +140,8 @@ def test_random_labels_teach_nothing_and_the_levels_see_the_true_ones(store):
     misled = pretrain_subset(task, "random-labels", steps=100, seeds=2, store=store, execution="stacked")
     right = [float(run.evaluate("test").metric.mean()) for run in (taught, misled)]
     assert right[0] > 0.8 and right[1] < 0.3
-    level = next(levels_from(task, misled.theta, 100, levels=0, seeds=[0, 1], store=store, execution="stacked"))
+    whole = torch.ones_like(misled.theta, dtype=torch.bool)
+    level = from_masks(task, whole, misled.theta, [0, 1], 100, store=store, execution="stacked")
     assert level.run.task is task and level.accuracy.mean() > 0.8
 
 

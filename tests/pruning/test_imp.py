@@ -34,8 +34,7 @@ def test_each_level_removes_the_smallest_weights_of_the_one_before():
 
 def test_one_shot_is_one_cut_of_the_dense_network():
     task = quick()
-    dense = imp(task, levels=0, seeds=2, execution="stacked")[0]
-    level = one_shot(task, dense, 0.25, execution="stacked")
+    dense, level = one_shot(task, density=0.25, seeds=2, execution="stacked")
     expected = torch.stack([keep_top(task.space, t.abs(), density=0.25, min_per_layer=1) for t in dense.run.theta])
     assert torch.equal(level.masks, expected) and torch.equal(level.start, dense.start)
 

@@ -45,7 +45,7 @@ def test_the_largest_three_of_five_stay_and_the_next_cut_takes_one_more():
     space, w = row(0.2, -0.9, 0.6, 0.1, -0.25)
     mask = keep_top(space, w.abs(), count=3)
     assert mask.nonzero().squeeze(1).tolist() == [1, 2, 4]
-    assert cut(space, w, mask, 0.34).nonzero().squeeze(1).tolist() == [1, 2]
+    assert cut(space, w.abs(), mask, 0.34).nonzero().squeeze(1).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("removed", [1, 1000, 212_960, 266_000])
@@ -64,7 +64,7 @@ def test_densities_after_twenty_cuts_are_powers_of_four_fifths(lenet):
     theta, mask = lenet.init(0), torch.ones(lenet.size, dtype=torch.bool)
     found = {}
     for level in range(1, 21):
-        smaller = cut(lenet, theta, mask, 0.2)
+        smaller = cut(lenet, theta.abs(), mask, 0.2)
         assert not (smaller & ~mask).any()  # masks nest
         mask = smaller
         found[level] = density(lenet, mask)
@@ -110,9 +110,9 @@ def test_layer_scope_gives_every_layer_the_density(lenet):
 
 def test_a_layerwise_cut_spares_the_output_layer_half(lenet):
     full = torch.ones(lenet.size, dtype=torch.bool)
-    mask = cut(lenet, lenet.init(0), full, 0.2, "layer")
+    mask = cut(lenet, lenet.init(0).abs(), full, 0.2, "layer")
     assert layer_densities(lenet, mask) == {"fc1.weight": 0.8, "fc2.weight": 0.8, "head.weight": 0.9}
-    mask = cut(lenet, lenet.init(0), full, 0.2, "layer", output_rate=0.0)
+    mask = cut(lenet, lenet.init(0).abs(), full, 0.2, "layer", output_rate=0.0)
     assert layer_densities(lenet, mask)["head.weight"] == 1
 
 
@@ -121,9 +121,9 @@ def test_an_excluded_layer_is_whole_and_does_not_count(lenet):
     mask = keep_top(lenet, theta.abs(), density=0.1, exclude=("head",))
     assert layer_densities(lenet, mask)["head.weight"] == 1
     assert density(lenet, mask, exclude=("head",)) == pytest.approx(0.1)
-    twice = cut(lenet, theta, mask, 0.5, exclude=("head",))
+    twice = cut(lenet, theta.abs(), mask, 0.5, exclude=("head",))
     assert density(lenet, twice, exclude=("head",)) == pytest.approx(0.05)
-    layered = cut(lenet, theta, mask, 0.5, "layer", exclude=("head",))
+    layered = cut(lenet, theta.abs(), mask, 0.5, "layer", exclude=("head",))
     assert layer_densities(lenet, layered)["head.weight"] == 1
 
 
@@ -199,4 +199,4 @@ def test_nan_scores_and_replicas_are_refused(lenet):
     with pytest.raises(InputError, match="one replica at a time"):
         keep_top(lenet, torch.zeros(2, lenet.size), density=0.5)
     with pytest.raises(InputError, match=r"lies in \[0, 1\)"):
-        cut(lenet, lenet.init(0), torch.ones(lenet.size, dtype=torch.bool), 1.0)
+        cut(lenet, lenet.init(0).abs(), torch.ones(lenet.size, dtype=torch.bool), 1.0)

@@ -10,7 +10,7 @@ and of the data order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -21,8 +21,8 @@ from surplus.data.longtail import keep_counts
 from surplus.data.noise import random_labels
 from surplus.errors import InputError, unknown
 from surplus.examples.selections.base import check_keep, select, shuffled
-from surplus.pruning.imp import Level, from_masks
-from surplus.pruning.masks import cut, cut_at_threshold
+from surplus.pruning.imp import Cut, Level, Trained, by_rate, from_masks, levels_from
+from surplus.pruning.masks import cut_at_threshold
 from surplus.registry import method
 from surplus.space import generator
 from surplus.tasks import Duration, Task
@@ -70,10 +70,9 @@ def tickets_on_a_diet(
         start = pretrain_subset(task, diet, size, steps=steps, seeds=seeds, scores=scores, **options).theta
     else:
         start = task.space.init_many(seeds)
-    chain = levels_from(
-        task, start, steps, levels=levels, rate=rate, seeds=seeds, count=count, exclude=exclude, **options
-    )
-    return list(chain)
+    decide = cut_counted(count, rate, exclude)
+    first = from_masks(task, torch.ones_like(start, dtype=torch.bool), start, seeds, steps, **options)
+    return list(levels_from(first, [decide] * levels, step=steps, **options))
 
 
 def pretrain_subset(
@@ -151,31 +150,17 @@ def diet_subset(
     return shuffled(n, generator, labels.device)[:size].sort().values
 
 
-def levels_from(
-    task: Task,
-    start: Tensor,
-    step: int,
-    *,
-    levels: int,
-    rate: float = 0.2,
-    seeds: Sequence[int],
-    count: Count = "exact",
-    exclude: Sequence[str] = (),
-    **options: Any,
-) -> Iterator[Level]:
-    """Iterative magnitude pruning, rewound to start (K, P) at `step`, whatever training led there; level by level."""
+def cut_counted(count: Count, rate: float, exclude: Sequence[str] = ()) -> Cut:
+    """A cut of the smallest weights, with the number that goes counted exactly or as published code does."""
     if count not in get_args(Count):
         raise unknown("way to count what a cut removes", count, get_args(Count))
-    level = from_masks(task, torch.ones_like(start, dtype=torch.bool), start, seeds, step, **options)
-    yield level
-    for _ in range(levels):
-        pairs = zip(level.run.theta, level.masks, strict=True)
-        if count == "exact":
-            masks = [cut(task.space, theta, mask, rate, exclude=exclude) for theta, mask in pairs]
-        else:
-            masks = [cut_at_threshold(task.space, theta, mask, rate, exclude) for theta, mask in pairs]
-        level = from_masks(task, torch.stack(masks), start, seeds, step, **options)
-        yield level
+    if count == "exact":
+        return by_rate(rate, exclude=exclude)
+
+    def decide(t: Trained) -> Tensor:
+        return cut_at_threshold(t.task.space, t.theta, t.mask, rate, exclude)
+
+    return decide
 
 
 def _balanced(labels: Tensor, size: int, generator: Generator) -> Tensor:

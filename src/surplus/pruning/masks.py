@@ -5,11 +5,19 @@
 Only weights of linear and convolution layers are ever removed; biases and normalisation stay. Counts are exact: ties
 never remove more than was asked, and the earlier of two equal weights goes first. Layers named in `exclude` stay whole,
 and every density and rate is then that of the other layers.
+
+    scope     compares                                        keeps
+    global    all weights with each other                     round(d n) weights
+    layer     the weights of each tensor                      d of each tensor, round(d n) in all
+    neuron    output units by the sum of their scores         round(d units) whole units of each tensor but the last,
+                                                              whose units are the outputs
+    N:M       M neighbours along the inputs of one output     N of every M ("2:4" runs on sparse tensor cores)
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,7 +29,11 @@ from surplus.errors import InputError, unknown
 from surplus.pruning.budgets import Rule, allocate, check_density, prunable_blocks, whole_counts
 from surplus.space import Block, WeightSpace
 
-Scope = Literal["global", "layer"]
+Scope = str
+"""`global`, `layer`, `neuron`, or a pattern N:M such as `2:4`."""
+Places = Literal["global", "layer"]
+"""Whether a control draws its places from the network or from each layer."""
+SCOPES = ("global", "layer", "neuron", "2:4")
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ def keep_top(
         density: fraction of the prunable weights to keep, or
         count: their number, or
         layer_density: the fraction of each prunable tensor, by its name (see `allocate`).
-        scope: `global` compares across layers; `layer` gives every layer the same density.
+        scope: `global` compares across layers; `layer` gives every layer the same density; `neuron` keeps whole units;
+            `2:4` (or another N:M) keeps N of every M inputs, so density, if given, is N / M.
         alive: (P,) mask of an earlier cut; what it removed stays removed. Densities still count all prunable weights.
         exclude: layers to keep as they are.
         min_per_layer: keep at least so many weights of each tensor (or all that are alive).
@@ -75,6 +88,16 @@ def keep_top(
         raise InputError("say how much to keep by exactly one of density=, count= and layer_density=")
     blocks = prunable_blocks(space, exclude)
     alive = _alive(space, score, alive)
+    check_scope(scope)
+    if scope not in ("global", "layer"):
+        if layer_density is not None or count is not None:
+            raise InputError(f"scope {scope!r} keeps whole groups of weights; say how much to keep by density=")
+        assert density is not None
+        if scope == "neuron":
+            check_density(density)
+            last = prunable_blocks(space)[-1].name
+            return _keep_units(score, [b for b in blocks if b.name != last], density, alive)
+        return _keep_pattern(score, blocks, scope, density, alive)
     if layer_density is not None:
         ideal = _ideal(blocks, layer_density)
         quotas = whole_counts(ideal, round(sum(ideal)))
@@ -82,8 +105,6 @@ def keep_top(
         total = _total(blocks, density, count)
         if scope == "global":
             return _keep_global(score, blocks, total, alive, min_per_layer, generator)
-        if scope != "layer":
-            raise unknown("scope", scope, ("global", "layer"))
         quotas = whole_counts([total * b.size / sum(c.size for c in blocks) for b in blocks], total)
     available = [int(alive[b.slice].sum()) for b in blocks]
     return _keep_layers(score, blocks, _at_least(quotas, available, min_per_layer), alive, generator)
@@ -91,7 +112,7 @@ def keep_top(
 
 def cut(
     space: WeightSpace,
-    theta: Tensor,
+    score: Tensor,
     mask: Tensor,
     rate: float,
     scope: Scope = "global",
@@ -100,14 +121,14 @@ def cut(
     exclude: Iterable[str] = (),
     min_per_layer: int = 0,
 ) -> Tensor:
-    """One level of magnitude pruning: remove a share of what is still there, smallest |theta| first.
+    """One level of pruning: remove a share of what is still there, lowest score first.
 
     Args:
         space: the network.
-        theta: (P,) the trained weights that are compared.
+        score: (P,), high = keep; |theta| of the trained weights for magnitude pruning.
         mask: (P,) what is still there.
         rate: round(rate * alive) weights go: over the whole network, or in each tensor.
-        scope: one threshold for the network, or `layer` for a rate per tensor.
+        scope: one threshold for the network, `layer` for a rate per tensor, or `neuron` for a share of the whole units.
         output_rate: rate of the last prunable tensor under scope `layer`; half of `rate` when None, as for LeNet.
         exclude: layers to keep as they are; they do not count towards `alive` either.
         min_per_layer: never leave a tensor with fewer weights than this (or than it has).
@@ -117,21 +138,25 @@ def cut(
     """
     _check_rate(rate, "rate")
     blocks = prunable_blocks(space, exclude)
-    alive = _alive(space, theta, mask)
+    check_scope(scope)
+    alive = _alive(space, score, mask)
     available = [int(alive[b.slice].sum()) for b in blocks]
+    if output_rate is not None and scope != "layer":
+        raise InputError(f"output_rate is the last layer's own, which scope {scope!r} has not; use scope='layer'")
     if scope == "global":
-        if output_rate is not None:
-            raise InputError("output_rate is the last layer's own, which a global threshold has not; use scope='layer'")
         total = sum(available) - round(rate * sum(available))
-        return _keep_global(theta.abs(), blocks, total, alive, min_per_layer, None)
+        return _keep_global(score, blocks, total, alive, min_per_layer, None)
+    if scope == "neuron":
+        last = prunable_blocks(space)[-1].name
+        return _cut_units(score, [b for b in blocks if b.name != last], rate, alive)
     if scope != "layer":
-        raise unknown("scope", scope, ("global", "layer"))
-    last = rate / 2 if output_rate is None else output_rate
-    _check_rate(last, "output_rate")
+        raise InputError(f"the pattern {scope} is one cut to a fixed density, not a rate; use keep_top(density=...)")
+    at_output = rate / 2 if output_rate is None else output_rate
+    _check_rate(at_output, "output_rate")
     output = prunable_blocks(space)[-1].name
-    quotas = [n - round((last if b.name == output else rate) * n) for b, n in zip(blocks, available, strict=True)]
+    quotas = [n - round((at_output if b.name == output else rate) * n) for b, n in zip(blocks, available, strict=True)]
     quotas = [max(q, min(min_per_layer, n)) for q, n in zip(quotas, available, strict=True)]
-    return _keep_layers(theta.abs(), blocks, quotas, alive, None)
+    return _keep_layers(score, blocks, quotas, alive, None)
 
 
 def cut_at_threshold(
@@ -179,7 +204,7 @@ def layer_densities(space: WeightSpace, mask: Tensor) -> dict[str, float]:
 
 
 def shuffle(
-    space: WeightSpace, mask: Tensor, generator: Generator, scope: Scope = "layer", exclude: Iterable[str] = ()
+    space: WeightSpace, mask: Tensor, generator: Generator, scope: Places = "layer", exclude: Iterable[str] = ()
 ) -> Tensor:
     """A mask of the same density whose places are drawn anew.
 
@@ -223,6 +248,62 @@ def random_mask(
     if rule == "global":
         return keep_top(space, noise, density=density, exclude=exclude)
     return keep_top(space, noise, layer_density=allocate(space, density, rule, exclude), exclude=exclude)
+
+
+def check_scope(scope: str) -> None:
+    """Refuse what is neither a scope nor a pattern N:M."""
+    if scope not in SCOPES and pattern_of(scope) is None:
+        raise unknown("scope", scope, SCOPES)
+
+
+def pattern_of(scope: str) -> tuple[int, int] | None:
+    """(N, M) of a pattern N:M with 0 < N <= M; None for anything else."""
+    found = re.fullmatch(r"(\d+):(\d+)", scope)
+    if not found:
+        return None
+    n, m = int(found[1]), int(found[2])
+    return (n, m) if 0 < n <= m else None
+
+
+def _keep_units(score: Tensor, blocks: Sequence[Block], density: float, alive: Tensor) -> Tensor:
+    """Keep round(density * units) whole output units of each tensor, and one at least."""
+    return _best_units(score, blocks, [max(1, round(density * b.shape[0])) for b in blocks], alive)
+
+
+def _cut_units(score: Tensor, blocks: Sequence[Block], rate: float, alive: Tensor) -> Tensor:
+    """Remove a share of the units that still have a weight, of each tensor."""
+    counts = [int(alive[b.slice].view(b.shape[0], -1).any(1).sum()) for b in blocks]
+    return _best_units(score, blocks, [max(1, n - round(rate * n)) for n in counts], alive)
+
+
+def _best_units(score: Tensor, blocks: Sequence[Block], counts: Sequence[int], alive: Tensor) -> Tensor:
+    out = alive.clone()
+    for block, count in zip(blocks, counts, strict=True):
+        there = alive[block.slice].view(block.shape[0], -1)  # (units, inputs)
+        values = score[block.slice].view(block.shape[0], -1)
+        worth = torch.where(there, values, 0).sum(1).masked_fill(~there.any(1), -torch.inf)
+        kept = worth.argsort(stable=True)[len(worth) - min(count, int(there.any(1).sum())) :]
+        out[block.slice] = (there & torch.zeros_like(there).index_fill(0, kept, True)).flatten()
+    return out
+
+
+def _keep_pattern(score: Tensor, blocks: Sequence[Block], scope: str, density: float, alive: Tensor) -> Tensor:
+    """Keep the best N of every M neighbours along the inputs of one output; a rest of fewer than M stays whole."""
+    pattern = pattern_of(scope)
+    assert pattern is not None
+    n, m = pattern
+    if not math.isclose(density, n / m):
+        raise InputError(f"the pattern {scope} has density {n / m:g}; got density {density}")
+    out = alive.clone()
+    for block in blocks:
+        values = score[block.slice].masked_fill(~alive[block.slice], -torch.inf).view(block.shape[0], -1)
+        whole = values.shape[1] // m * m
+        groups = values[:, :whole].reshape(-1, m)
+        best = groups.argsort(dim=1, stable=True)[:, m - n :]
+        kept = torch.ones_like(values, dtype=torch.bool)
+        kept[:, :whole] = torch.zeros_like(groups, dtype=torch.bool).scatter(1, best, True).view(len(values), whole)
+        out[block.slice] &= kept.flatten()
+    return out
 
 
 def _keep_global(

@@ -1,6 +1,9 @@
 """`Reparametrisation`: coordinates z on weight space, theta = r(z). Training moves z; the network sees theta.
 
 dL/dz = (dr/dz)^T dL/dtheta
+
+Coordinates may be random: then r(z) depends on what each training step draws, and r(z) without a draw is where the
+network is evaluated.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from surplus.errors import InputError
 
@@ -40,18 +43,22 @@ class Reparametrisation(Movable, ABC):
         """The z (d,) at which training begins."""
 
     @abstractmethod
-    def to_theta(self, z: Tensor) -> Tensor:
-        """r(z), differentiable: (..., d) -> (..., P)."""
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """r(z), differentiable: (..., d) -> (..., P); under what `draw` gave, or where it is evaluated when None."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """What makes two reparametrisations the same, as JSON: name, settings, fingerprints of tensors."""
 
-    def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:
+    def draw(self, generators: Sequence[Generator]) -> Tensor | None:
+        """What is random about one training step: (replicas, ...), a row from each generator; None if nothing is."""
+        return None
+
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """(dr/dz)^T grad_theta: (..., d), (..., P) -> (..., d). By autograd here; linear maps do it in closed form."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(self.to_theta(z), z, grad_theta)
+            (grad,) = torch.autograd.grad(self.to_theta(z, drawn), z, grad_theta)
         return grad
 
     def stacked(self, parts: Sequence[Any]) -> Reparametrisation:
@@ -74,14 +81,22 @@ class Stack(Reparametrisation):
         """(K, d)."""
         return torch.stack([part.start() for part in self.parts])
 
-    def to_theta(self, z: Tensor) -> Tensor:
-        """(K, d) -> (K, P)."""
-        return torch.stack([part.to_theta(row) for part, row in zip(self.parts, z, strict=True)])
+    def draw(self, generators: Sequence[Generator]) -> Tensor | None:
+        """One row for each part; None if nothing is random."""
+        rows = [part.draw([g]) for part, g in zip(self.parts, generators, strict=True)]
+        drawn = [row for row in rows if row is not None]
+        return torch.cat(drawn) if drawn else None
 
-    def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """(K, d) -> (K, P)."""
+        draws = [None] * len(z) if drawn is None else drawn
+        return torch.stack([part.to_theta(row, d) for part, row, d in zip(self.parts, z, draws, strict=True)])
+
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """(K, d), (K, P) -> (K, d)."""
-        rows = zip(self.parts, z, grad_theta, strict=True)
-        return torch.stack([part.pullback(row, grad) for part, row, grad in rows])
+        draws = [None] * len(z) if drawn is None else drawn
+        rows = zip(self.parts, z, grad_theta, draws, strict=True)
+        return torch.stack([part.pullback(row, grad, d) for part, row, grad, d in rows])
 
     def spec(self) -> dict[str, Any]:
         """Those of the parts, in order."""

@@ -32,11 +32,11 @@ class Identity(Reparametrisation):
         """theta0."""
         return self.theta0.clone()
 
-    def to_theta(self, z: Tensor) -> Tensor:
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
         """The coordinates are the weights."""
         return z
 
-    def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """The gradient as it came."""
         return grad_theta
 
@@ -78,11 +78,11 @@ class Mask(Reparametrisation):
         """M * theta0."""
         return self.keep * self.theta0
 
-    def to_theta(self, z: Tensor) -> Tensor:
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
         """M * z."""
         return self.keep * z
 
-    def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """M * gradient."""
         return self.keep * grad_theta
 

@@ -43,19 +43,20 @@ class Simplex(Reparametrisation):
         """The corners, one after another."""
         return self.corners.flatten(-2)
 
-    def draw(self, generator: Generator) -> Tensor:
-        """A position (m,), or (K, m), uniform on the simplex: exponentials divided by their sum."""
-        at = self.corners.new_empty(self.corners.shape[:-1], device=generator.device).exponential_(generator=generator)
-        return (at / at.sum(-1, keepdim=True)).to(self.corners)
+    def draw(self, generators: Sequence[Generator]) -> Tensor:
+        """Positions (replicas, m), uniform on the simplex: exponentials divided by their sum."""
+        rows = [torch.empty(self.count, device=g.device).exponential_(generator=g) for g in generators]
+        at = torch.stack([row.to(self.corners) for row in rows])
+        return at / at.sum(-1, keepdim=True)
 
-    def to_theta(self, z: Tensor, at: Tensor | None = None) -> Tensor:
-        """The network at position `at` (..., m), the centre when None: (..., m P) -> (..., P)."""
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """The network at position `drawn` (..., m), the centre when None: (..., m P) -> (..., P)."""
         corners = z.unflatten(-1, (self.count, -1))
-        return corners.mean(-2) if at is None else (at.unsqueeze(-1) * corners).sum(-2)
+        return corners.mean(-2) if drawn is None else (drawn.unsqueeze(-1) * corners).sum(-2)
 
-    def pullback(self, z: Tensor, grad_theta: Tensor, at: Tensor | None = None) -> Tensor:
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Corner j receives a_j times the gradient."""
-        at = z.new_full((self.count,), 1 / self.count) if at is None else at
+        at = z.new_full((self.count,), 1 / self.count) if drawn is None else drawn
         return (at.unsqueeze(-1) * grad_theta.unsqueeze(-2)).flatten(-2)
 
     def spec(self) -> dict[str, Any]:

@@ -38,11 +38,11 @@ class Subspace(Reparametrisation):
         """0, which is the anchor."""
         return self.anchor.new_zeros(*self.anchor.shape[:-1], self.size)
 
-    def to_theta(self, z: Tensor) -> Tensor:
+    def to_theta(self, z: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Anchor + P z."""
         return self.anchor + self.projection.forward(z)
 
-    def pullback(self, z: Tensor, grad_theta: Tensor) -> Tensor:
+    def pullback(self, z: Tensor, grad_theta: Tensor, drawn: Tensor | None = None) -> Tensor:
         """P^T gradient."""
         return self.projection.transpose(grad_theta)
 

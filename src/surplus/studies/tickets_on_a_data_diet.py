@@ -19,8 +19,8 @@ from surplus.data import split
 from surplus.examples import el2n_from_logits
 from surplus.landscape.connectivity import ExampleBarriers, example_barriers, on_examples, siblings
 from surplus.pruning import random_mask
-from surplus.pruning.data_diet import Diet, levels_from, pretrain_subset
-from surplus.pruning.imp import Level, from_masks
+from surplus.pruning.data_diet import Diet, pretrain_subset
+from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits
@@ -307,9 +307,10 @@ def chain(bench: Bench[DietProtocol], diet: Diet, steps: int) -> list[Level]:
             task, diet, _size(bench), steps=steps, seeds=bench.seeds, scores=scores, **_options(bench)
         )
         start = bench.noted(run).theta
-    levels = list(
-        levels_from(task, start, steps, levels=p.levels, seeds=bench.seeds, exclude=p.exclude, **_options(bench))
-    )
+    whole = torch.ones_like(start, dtype=torch.bool)
+    first = from_masks(task, whole, start, bench.seeds, steps, **_options(bench))
+    cuts = [by_rate(0.2, exclude=p.exclude)] * p.levels
+    levels = list(levels_from(first, cuts, step=steps, **_options(bench)))
     for level in levels:
         bench.noted(level.run)
     return levels

@@ -19,11 +19,15 @@ Weigh = Callable[[Tensor], Tensor | None]
 """Losses (K, B) -> weights (K, B) of the examples in mean(w * loss); None means that all count the same."""
 
 
+Lose = Callable[[Tensor], Tensor | None]
+"""Outputs (K, B, ...) -> losses (K, B), differentiable, row k of the outputs of row k; None means the objective's."""
+
+
 class Engine(Protocol):
     """What both engines do."""
 
     def __call__(
-        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, per-example losses, and each network's gradient of its mean loss."""
         ...
@@ -46,13 +50,12 @@ class Stacked:
         self.buffers = task.space.fresh_buffers(device, replicas)  # running averages that nobody reads
 
     def __call__(
-        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         theta = theta.detach().requires_grad_()
         outputs = self._forward(theta, x)
-        losses = self.task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing).view(
-            len(theta), -1
-        )
+        own = loss(outputs) if loss is not None else None
+        losses = _losses(self.task, self.recipe, outputs, y) if own is None else own
         weights = weigh(losses.detach()) if weigh is not None else None
         means = (losses if weights is None else weights * losses).mean(1)
         (grad,) = torch.autograd.grad(means.sum(), theta)
@@ -77,15 +80,16 @@ class Separate:
         self.parameters = [bind(task, m, p) for m, p in zip(self.modules, self.points, strict=True)]
 
     def __call__(
-        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None
+        self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs, smoothing = self._forward(theta, x, step), self.recipe.label_smoothing
-        losses = [self.task.objective.loss(o, t, smoothing) for o, t in zip(outputs, y, strict=True)]
-        values = torch.stack(losses).detach()
-        weights = weigh(values) if weigh is not None else None
-        means = [row.mean() if weights is None else (weights[k] * row).mean() for k, row in enumerate(losses)]
-        grads = [_gradient(mean, own) for mean, own in zip(means, self.parameters, strict=True)]
-        return torch.stack(outputs).detach(), values, torch.stack(grads)
+        outputs = torch.stack(self._forward(theta, x, step))
+        own = loss(outputs) if loss is not None else None
+        losses = _losses(self.task, self.recipe, outputs, y) if own is None else own
+        weights = weigh(losses.detach()) if weigh is not None else None
+        means = (losses if weights is None else weights * losses).mean(1)
+        every = [p for parameters in self.parameters for p in parameters]  # the networks do not meet in the sum
+        grads = torch.autograd.grad(means.sum(), every, allow_unused=True, materialize_grads=True)
+        return outputs.detach(), losses.detach(), torch.cat([g.reshape(-1) for g in grads]).view(len(theta), -1)
 
     @torch.no_grad()
     def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
@@ -118,10 +122,10 @@ def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
     return [parameters[b.name] for b in task.space.blocks]
 
 
-def _gradient(mean: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """(P,) gradient of one network's mean loss."""
-    grads = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([g.reshape(-1) for g in grads])
+def _losses(task: Task, recipe: Recipe, outputs: Tensor, y: Tensor) -> Tensor:
+    """The objective's loss of each example, (K, B)."""
+    losses = task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), recipe.label_smoothing)
+    return losses.view(outputs.shape[:2])
 
 
 def _arithmetic(recipe: Recipe, device: torch.device) -> torch.autocast:

@@ -162,6 +162,8 @@ def _save(entry: Entry, loop: Loop, theta: Tensor, began: float) -> None:
     import pyarrow as pa
 
     entry.write_tensors("theta.safetensors", {"theta": theta})
+    if not all(isinstance(c, Identity | Mask) for c in loop.plan.coordinates):
+        entry.write_tensors("coordinates.safetensors", {"z": loop.z})
     entry.write_table("history.parquet", pa.table(history_table(loop.history, loop.plan.seeds)))
     if loop.plan.curve:
         entry.write_table("curve.parquet", pa.table(curve_table(loop.curve, loop.plan.seeds)))

@@ -107,6 +107,8 @@ class Loop:
         self.running = torch.zeros(len(plan.seeds), device=self.device)
         self.diverged_at = torch.full((len(plan.seeds),), -1, dtype=torch.int64)
         self.best: dict[str, Tensor] = {}
+        self.stopped = False
+        self.random = any(c.draw([generator(0)]) is not None for c in plan.coordinates)
         self.record = self._recorder() if plan.record else None
         self._epoch = -1
         self.rule = plan.rule.to(self.device) if plan.rule else Rule()
@@ -141,13 +143,14 @@ class Loop:
         if epoch != self._epoch:
             self._begin_epoch(epoch)
         lr = learning_rate(self.recipe, self.step, self.plan.total, self.plan.steps_per_epoch)
-        theta = self.reparam.to_theta(self.z)
+        drawn = self.reparam.draw(self._generators())
+        theta = self.reparam.to_theta(self.z, drawn)
         batch = self._batch(self.order[:, self._bounds[i] : self._bounds[i + 1]], theta)
         if self.plan.rule:
             taught = self._taught(batch, self._now(epoch, lr, theta))
         else:
             taught = Taught(batch, *self.engine(theta, batch.inputs, batch.targets, self.step))
-        grad = self.reparam.pullback(self.z, taught.grad)
+        grad = self.reparam.pullback(self.z, taught.grad, drawn)
         if self.recipe.clip is not None:
             grad = clip_per_replica(grad, self.recipe.clip)
         if self.plan.rule:
@@ -165,7 +168,15 @@ class Loop:
         )  # fmt: skip
         self._observe(event)
         if self.plan.rule and last:
-            self.rule.end_epoch(self._now(epoch, lr, self.theta))
+            now = self._now(epoch, lr, self.theta)
+            self.rule.end_epoch(now)
+            self.stopped = self.rule.finished(now)
+
+    def _generators(self) -> list[torch.Generator]:
+        """One for what each replica's coordinates draw at this step; none where nothing is drawn."""
+        if not self.random:
+            return []
+        return [generator(seed, "coordinates", self.step) for seed in self.plan.seeds]
 
     def _batch(self, index: Tensor, theta: Tensor) -> Batch:
         """The examples (K, B), augmented and normalised."""
@@ -202,8 +213,11 @@ class Loop:
                 )
             return weights
 
-        outputs, losses, grad = self.engine(now.theta, batch.inputs, batch.targets, self.step, weigh)
-        return Taught(batch, outputs, losses, grad, weights)
+        def loss(outputs: Tensor) -> Tensor | None:
+            return self.rule.loss(now, batch, outputs)
+
+        outputs, losses, grad = self.engine(now.theta, batch.inputs, batch.targets, self.step, weigh, loss)
+        return Taught(batch, self.rule.answers(outputs), losses, grad, weights)
 
     def _check_choice(self, choice: Choice | None, batch: Batch) -> None:
         """Refuse a choice, or microbatches, that the network cannot be trained on."""
@@ -336,7 +350,9 @@ class Loop:
         return loss
 
     def _finished(self) -> bool:
-        """Every replica has diverged, or waited out its patience."""
+        """Every replica has diverged, or waited out its patience, or the rule says so."""
+        if self.stopped:
+            return True
         stopped = (
             self.best["waited"] >= self.recipe.patience
             if self.best and self.recipe.patience
@@ -372,7 +388,13 @@ class Loop:
     # ---- interruption ----------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
-        state = {"step": torch.tensor(self.step), "z": self.z, "running": self.running, "diverged_at": self.diverged_at}
+        state = {
+            "step": torch.tensor(self.step),
+            "stopped": torch.tensor(self.stopped),
+            "z": self.z,
+            "running": self.running,
+            "diverged_at": self.diverged_at,
+        }
         state |= {f"optimiser.{k}": v for k, v in self.optimiser.state.items()} | {
             f"best.{k}": v for k, v in self.best.items()
         }
@@ -390,7 +412,7 @@ class Loop:
         if state is None:
             self.entry.clear()
             return
-        self.step = int(state["step"])
+        self.step, self.stopped = int(state["step"]), bool(state["stopped"])
         self.z.copy_(state["z"])
         self.running.copy_(state["running"])
         self.diverged_at = state["diverged_at"]

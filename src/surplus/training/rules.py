@@ -116,6 +116,17 @@ class Rule:
         """Before the gradient pass: which examples to train on; all when None."""
         return None
 
+    def loss(self, now: Moment, batch: Batch, outputs: Tensor) -> Tensor | None:
+        """Losses (K, B) in place of the objective's, from the outputs (K, B, ...); differentiable. None: as they are.
+
+        Row k may depend on all of row k of the outputs, but on no other. Gradients of microbatches do not use it.
+        """
+        return None
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The part of the outputs (K, B, ...) that answers the task, where a network in training gives more."""
+        return outputs
+
     def weigh(self, now: Moment, batch: Batch, losses: Tensor) -> Tensor | None:
         """From the losses (K, B) of the training forward pass: weights (K, B) in mean(w * loss); all 1 when None."""
         return None
@@ -140,6 +151,10 @@ class Rule:
 
     def end_epoch(self, now: Moment) -> None:
         """After the last step of an epoch."""
+
+    def finished(self, now: Moment) -> bool:
+        """Asked after each epoch: whether to end training here, for all replicas."""
+        return False
 
     # ---- what the loop asks ---------------------------------------------------------------------------------------
 

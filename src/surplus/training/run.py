@@ -50,15 +50,26 @@ class Run:
         """(K, P) final weights."""
         return self._gather([p.read_tensors("theta.safetensors")["theta"] for p in self.parts])
 
+    @cached_property
+    def z(self) -> Tensor:
+        """(K, d) final coordinates of a run that `fit(..., coordinates=...)` trained; theta = r(z)."""
+        if any("coordinates.safetensors" not in p.manifest["files"] for p in self.parts):
+            raise InputError("this run trained the weights themselves, which are in run.theta; coordinates=... adds z")
+        return self._gather([p.read_tensors("coordinates.safetensors")["z"] for p in self.parts])
+
+    @property
+    def kept(self) -> list[int]:
+        """The steps whose weights every replica kept: those of `keep` that training reached."""
+        steps = [{int(Path(n).stem) for n in p.names("trajectory")} for p in self.parts]
+        return sorted(set.intersection(*steps))
+
     def at(self, step: int) -> Tensor:
         """(K, P) weights after `step` updates; only steps that `keep` named are there."""
-        name = f"trajectory/{step:08d}.safetensors"
-        kept = [p.names("trajectory") for p in self.parts]
-        if any(name not in names for names in kept):
-            there = [int(Path(n).stem) for n in kept[0]]
+        if step not in self.kept:
             raise InputError(
-                f"the weights at step {step} were not kept; kept are {there or 'none'}. Train with keep=({step},)"
+                f"the weights at step {step} were not kept; kept are {self.kept or 'none'}. Train with keep=({step},)"
             )
+        name = f"trajectory/{step:08d}.safetensors"
         return self._gather([p.read_tensors(name)["theta"] for p in self.parts])
 
     @cached_property
