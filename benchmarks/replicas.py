@@ -49,7 +49,7 @@ def loop(t: Task, k: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None
 
 def stacked(t: Task, k: int, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     z = t.space.init_many(range(k))
-    engine, optimiser = Stacked(t, t.recipe, k, z.device), SGD(t.recipe, z, None)
+    engine, optimiser = Stacked(t.space, t.objective, t.recipe, k, z.device), SGD(t.recipe, z, None)
 
     def step() -> None:
         _, _, grad = engine(z, x, y, 0)

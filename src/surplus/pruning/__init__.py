@@ -3,7 +3,7 @@
 from surplus.pruning.budgets import allocate, density_schedule, prunable_blocks, spread
 from surplus.pruning.controls import controls, inversion
 from surplus.pruning.counting import Size, count, keep_fraction, latency
-from surplus.pruning.dead_units import SelectLinear, remove_dead_units
+from surplus.pruning.dead_units import remove_dead_units
 from surplus.pruning.export import from_torch_prune, load_ticket, save_ticket, to_torch_prune
 from surplus.pruning.grasp import grasp
 from surplus.pruning.magnitude import magnitude
@@ -23,6 +23,7 @@ from surplus.pruning.snip import snip
 from surplus.pruning.storing import load_module, save_module
 from surplus.pruning.structured import shrink
 from surplus.pruning.synflow import synflow
+from surplus.space.units import SelectLinear
 
 __all__ = [
     "SelectLinear",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from surplus.errors import InputError
 from surplus.pruning.budgets import prunable_blocks
 from surplus.space import WeightSpace
+from surplus.space.units import evaluating
 from surplus.stats import Estimate
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -216,19 +217,6 @@ def _hooked(module: nn.Module, seen: Callable[[nn.Module, tuple[Tensor, ...], An
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every part returns to its own mode after."""
-    modes = {m: m.training for m in module.modules()}
-    try:
-        with torch.no_grad():
-            module.eval()
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _timed(module: nn.Module, x: Tensor) -> float:

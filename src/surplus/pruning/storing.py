@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from surplus.errors import InputError, StoreError
-from surplus.pruning.dead_units import SelectLinear
+from surplus.space.units import SelectLinear
 from surplus.training.store import write_atomically
 
 _FORMAT = "surplus module 1"

@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 
 from surplus.errors import InputError, MissingExtra, unknown
 from surplus.pruning.budgets import check_density
-from surplus.pruning.counting import evaluating, example
-from surplus.pruning.dead_units import resized
+from surplus.pruning.counting import example
 from surplus.pruning.masks import Scope
 from surplus.space import WeightSpace
+from surplus.space.units import evaluating, resized
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NORMS = (*_BATCH_NORMS, nn.LayerNorm)

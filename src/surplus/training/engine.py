@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from surplus.space import seed_for, seeded
-from surplus.tasks import Recipe, Task
+from surplus.space import WeightSpace, seed_for, seeded
+from surplus.tasks import Objective, Recipe
 
 Weigh = Callable[[Tensor], Tensor | None]
 """Losses (K, B) -> weights (K, B) of the examples in mean(w * loss); None means that all count the same."""
@@ -43,11 +43,13 @@ class Stacked:
     The losses of different networks do not meet, so the gradient of their sum is every network's own gradient.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, replicas: int, device: torch.device) -> None:
-        self.task, self.recipe = task, recipe
-        self.space = copy.copy(task.space)
-        self.space.module = copy.deepcopy(task.space.module).to(device)
-        self.buffers = task.space.fresh_buffers(device, replicas)  # running averages that nobody reads
+    def __init__(
+        self, space: WeightSpace, objective: Objective, recipe: Recipe, replicas: int, device: torch.device
+    ) -> None:
+        self.objective, self.recipe = objective, recipe
+        self.space = copy.copy(space)
+        self.space.module = copy.deepcopy(space.module).to(device)
+        self.buffers = space.fresh_buffers(device, replicas)  # running averages that nobody reads
 
     def __call__(
         self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
@@ -55,7 +57,7 @@ class Stacked:
         theta = theta.detach().requires_grad_()
         outputs = self._forward(theta, x)
         own = loss(outputs) if loss is not None else None
-        losses = _losses(self.task, self.recipe, outputs, y) if own is None else own
+        losses = _losses(self.objective, self.recipe, outputs, y) if own is None else own
         weights = weigh(losses.detach()) if weigh is not None else None
         means = (losses if weights is None else weights * losses).mean(1)
         (grad,) = torch.autograd.grad(means.sum(), theta)
@@ -73,23 +75,30 @@ class Stacked:
 class Separate:
     """Each network as a module whose parameters are views of one flat vector, and ordinary autograd; usually one."""
 
-    def __init__(self, task: Task, recipe: Recipe, seeds: Sequence[int], device: torch.device) -> None:
-        self.task, self.recipe, self.seeds = task, recipe, tuple(seeds)
-        self.modules = [copy.deepcopy(task.space.module).to(device).train() for _ in seeds]
-        self.points = [torch.empty(task.space.size, device=device, dtype=task.space.dtype) for _ in seeds]
-        self.parameters = [bind(task, m, p) for m, p in zip(self.modules, self.points, strict=True)]
+    def __init__(
+        self, space: WeightSpace, objective: Objective, recipe: Recipe, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self.space, self.objective, self.recipe, self.seeds = space, objective, recipe, tuple(seeds)
+        self.modules = [copy.deepcopy(space.module).to(device).train() for _ in seeds]
+        self.bound = torch.empty(0)
+        self.parameters: list[list[nn.Parameter]] = []
 
     def __call__(
         self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = torch.stack(self._forward(theta, x, step))
-        own = loss(outputs) if loss is not None else None
-        losses = _losses(self.task, self.recipe, outputs, y) if own is None else own
-        weights = weigh(losses.detach()) if weigh is not None else None
-        means = (losses if weights is None else weights * losses).mean(1)
-        every = [p for parameters in self.parameters for p in parameters]  # the networks do not meet in the sum
-        grads = torch.autograd.grad(means.sum(), every, allow_unused=True, materialize_grads=True)
-        return outputs.detach(), losses.detach(), torch.cat([g.reshape(-1) for g in grads]).view(len(theta), -1)
+        rows, smoothing = self._forward(theta, x, step), self.recipe.label_smoothing
+        own = loss(torch.stack(rows)) if loss is not None else None
+        if own is None:  # row by row, since each operation on a small batch costs as much as it does on a large one
+            losses = [self.objective.loss(o, t, smoothing) for o, t in zip(rows, y, strict=True)]
+        else:
+            losses = list(own)
+        values = torch.stack([row.detach() for row in losses])
+        weights = weigh(values) if weigh is not None else None
+        means = [row.mean() if weights is None else (weights[k] * row).mean() for k, row in enumerate(losses)]
+        every = [p for parameters in self.parameters for p in parameters]
+        grads = torch.autograd.grad(means, every, allow_unused=True, materialize_grads=True)
+        grad = torch.cat([g.reshape(-1) for g in grads]).view(len(theta), -1)
+        return torch.stack([row.detach() for row in rows]), values, grad
 
     @torch.no_grad()
     def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
@@ -98,14 +107,21 @@ class Separate:
     def _forward(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> list[Tensor]:
         """Each network's outputs, in a graph of its own."""
         rows = []
+        self._bind(theta.detach())
         for k, (module, seed) in enumerate(zip(self.modules, self.seeds, strict=True)):
-            self.points[k].copy_(theta[k])
-            if self.task.space.has_dropout:
+            if self.space.has_dropout:
                 with seeded(seed_for(seed, "dropout", step, *([draw] if draw else []))):
                     rows.append(self._one(module, x[k]))
             else:
                 rows.append(self._one(module, x[k]))
         return rows
+
+    def _bind(self, theta: Tensor) -> None:
+        """Let the modules stand at theta (K, P) without copying it; nothing to do where they stand there already."""
+        if theta.data_ptr() == self.bound.data_ptr() and theta.shape == self.bound.shape:
+            return
+        self.bound = theta
+        self.parameters = [bind(self.space, m, p) for m, p in zip(self.modules, theta, strict=True)]
 
     def _one(self, module: nn.Module, x: Tensor) -> Tensor:
         if self.recipe.channels_last and x.dim() == 4:
@@ -114,17 +130,17 @@ class Separate:
             return _full(module(x))
 
 
-def bind(task: Task, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
+def bind(space: WeightSpace, module: nn.Module, point: Tensor) -> list[nn.Parameter]:
     """Make the module's parameters views of `point` (P,), and return them in order."""
     parameters = dict(module.named_parameters())
-    for name, view in task.space.split(point).items():
+    for name, view in space.split(point).items():
         parameters[name].data = view
-    return [parameters[b.name] for b in task.space.blocks]
+    return [parameters[b.name] for b in space.blocks]
 
 
-def _losses(task: Task, recipe: Recipe, outputs: Tensor, y: Tensor) -> Tensor:
+def _losses(objective: Objective, recipe: Recipe, outputs: Tensor, y: Tensor) -> Tensor:
     """The objective's loss of each example, (K, B)."""
-    losses = task.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), recipe.label_smoothing)
+    losses = objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), recipe.label_smoothing)
     return losses.view(outputs.shape[:2])
 
 

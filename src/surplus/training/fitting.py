@@ -20,6 +20,7 @@ from torch import Tensor
 from surplus.errors import InputError, check_device
 from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
+from surplus.training.compact import Compact
 from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, curve_table, history_table
@@ -352,40 +353,47 @@ def _choose(plan: Plan, execution: Execution, store: Store) -> bool:
         return False
     if execution == "stacked" or torch.device(plan.device).type == "cuda":
         return True
+    first = _first(plan, min(len(plan.seeds), 8))
+    small = first.compact()
     spec = {
         "of": "stacked or spread",
         "network": plan.task.network.identity,
+        "weights": small.space.size if small else plan.task.space.size,
         "batch": plan.recipe.batch_size,
         "precision": plan.recipe.precision,
-        "replicas": min(len(plan.seeds), 8),
+        "replicas": len(first.seeds),
         "processors": processors(),
         "version": code_version("space", "networks", "training"),
     }
-    return bool(store.cached(spec, lambda: {"stacked": torch.tensor(_stacking_wins(plan))})["stacked"])
+    return bool(store.cached(spec, lambda: {"stacked": torch.tensor(_stacking_wins(first, small))})["stacked"])
 
 
-def _stacking_wins(plan: Plan, steps: int = 4) -> bool:
+def _first(plan: Plan, k: int) -> Plan:
+    """The plan of the first k replicas."""
+    return replace(plan, seeds=plan.seeds[:k], coordinates=plan.coordinates[:k])
+
+
+def _stacking_wins(plan: Plan, small: Compact | None, steps: int = 4) -> bool:
     """Time a few steps of a stack of up to eight against one replica alone, both on one thread."""
-    k = min(len(plan.seeds), 8)
     rows = torch.arange(min(plan.recipe.batch_size, len(plan.task.train)))
     x, y = plan.task.prepare(plan.task.train.inputs[rows]), plan.task.train.targets[rows]
-    theta = plan.task.space.init_many(plan.seeds[:k])
     try:
         with threads(1):
-            return _stack_seconds(plan, theta, x, y, steps) < k * _alone_seconds(plan, theta, x, y, steps)
+            alone = _step_seconds(_first(plan, 1), _first(plan, 1).compact(), x, y, steps)
+            return _step_seconds(plan, small, x, y, steps) < len(plan.seeds) * alone
     except RuntimeError:  # the user's module does something that vmap cannot follow
         return False
 
 
-def _alone_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
-    return _seconds(Separate(plan.task, plan.recipe, [0], x.device), theta[:1], x[None], y[None], steps)
-
-
-def _stack_seconds(plan: Plan, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:
-    k = len(theta)
-    return _seconds(
-        Stacked(plan.task, plan.recipe, k, x.device), theta, x.expand(k, *x.shape), y.expand(k, *y.shape), steps
-    )
+def _step_seconds(plan: Plan, small: Compact | None, x: Tensor, y: Tensor, steps: int) -> float:
+    """One forward and backward pass of all replicas: stacked, or of the one that there is."""
+    k, space, objective = len(plan.seeds), small.space if small else plan.task.space, plan.task.objective
+    x, y = x.expand(k, *x.shape), y.expand(k, *y.shape)
+    theta = plan.task.space.init_many(plan.seeds)
+    theta, x = (small.gather(theta), small.inputs(x)) if small else (theta, x)
+    if k > 1:
+        return _seconds(Stacked(space, objective, plan.recipe, k, x.device), theta, x, y, steps)
+    return _seconds(Separate(space, objective, plan.recipe, [0], x.device), theta, x, y, steps)
 
 
 def _seconds(engine: Engine, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from surplus.data import Dataset
 from surplus.errors import InputError, unknown
-from surplus.reparam import Reparametrisation, stack
+from surplus.reparam import Mask, Reparametrisation, stack
 from surplus.space import generator
 from surplus.space.per_example import per_example_grads
 from surplus.tasks import Recipe, Task
 from surplus.training.augment import augment, draw
+from surplus.training.compact import Compact, Rest, compact
 from surplus.training.engine import Engine, Separate, Stacked
 from surplus.training.observers import Observer, Step
-from surplus.training.optim import OPTIMISERS, clip_per_replica, learning_rate
+from surplus.training.optim import OPTIMISERS, Optimiser, clip_per_replica, learning_rate
 from surplus.training.record import ExampleRecord
 from surplus.training.rules import Batch, Choice, Moment, Rule
 from surplus.training.store import Entry
@@ -70,6 +71,12 @@ class Plan:
     def total(self) -> int:
         return self.recipe.duration.steps(self.steps_per_epoch)
 
+    def compact(self) -> Compact | None:
+        """Fewer coordinates for masked networks; a rule and observers want to see all of them."""
+        if self.rule or self.observers:
+            return None
+        return compact(self.task.space, self.coordinates, self.recipe.optimiser)
+
 
 @dataclass(frozen=True)
 class Taught:
@@ -95,12 +102,13 @@ class Loop:
         self.data = plan.task.train.to(self.device)
         self.task = plan.task.to(self.device)
         self.reparam = stack(plan.coordinates).to(self.device)
-        self.z = self.reparam.start().to(self.device).clone()
-        shaped_like_weights = self.z.shape[1] == plan.task.space.size
-        self.optimiser = OPTIMISERS[self.recipe.optimiser](
-            self.recipe, self.z, plan.task.space.blocks if shaped_like_weights else None
-        )
         self.step = plan.start_step
+        self.rest: Rest | None = None
+        self.compact = self._compact()
+        """Fewer coordinates of masked networks, where that saves much."""
+        self.space = self.compact.space if self.compact else plan.task.space
+        self.z = self.reparam.start().to(self.device).clone()
+        self.optimiser = self._optimiser(self.z)
         self.history: list[Tensor] = []
         self.curve: list[Tensor] = []
         """(1 + K,) each: a step, and the test metric of every replica after it."""
@@ -142,15 +150,16 @@ class Loop:
         epoch, i = divmod(self.step, self.plan.steps_per_epoch)
         if epoch != self._epoch:
             self._begin_epoch(epoch)
-        lr = learning_rate(self.recipe, self.step, self.plan.total, self.plan.steps_per_epoch)
+        lr = self._rate(self.step)
         drawn = self.reparam.draw(self._generators())
-        theta = self.reparam.to_theta(self.z, drawn)
+        theta = self._at(drawn)
         batch = self._batch(self.order[:, self._bounds[i] : self._bounds[i + 1]], theta)
         if self.plan.rule:
             taught = self._taught(batch, self._now(epoch, lr, theta))
         else:
-            taught = Taught(batch, *self.engine(theta, batch.inputs, batch.targets, self.step))
-        grad = self.reparam.pullback(self.z, taught.grad, drawn)
+            x = self.compact.inputs(batch.inputs) if self.compact else batch.inputs
+            taught = Taught(batch, *self.engine(theta, x, batch.targets, self.step))
+        grad = self._pulled(taught.grad, drawn)
         if self.recipe.clip is not None:
             grad = clip_per_replica(grad, self.recipe.clip)
         if self.plan.rule:
@@ -171,6 +180,18 @@ class Loop:
             now = self._now(epoch, lr, self.theta)
             self.rule.end_epoch(now)
             self.stopped = self.rule.finished(now)
+
+    def _at(self, drawn: Tensor | None) -> Tensor:
+        """r(z), where the next gradient is taken."""
+        if isinstance(self.reparam, Mask):
+            return self.z  # 0 outside the mask from its start on, so the product changes nothing
+        return self.reparam.to_theta(self.z, drawn)
+
+    def _pulled(self, grad: Tensor, drawn: Tensor | None) -> Tensor:
+        """The gradient (K, d) in the coordinates; overwrites the one that it is given."""
+        if isinstance(self.reparam, Mask):
+            return grad.mul_(self.reparam.keep)
+        return self.reparam.pullback(self.z, grad, drawn)
 
     def _generators(self) -> list[torch.Generator]:
         """One for what each replica's coordinates draw at this step; none where nothing is drawn."""
@@ -364,18 +385,39 @@ class Loop:
     def theta(self) -> Tensor:
         """(K, P) now."""
         with torch.no_grad():
-            return self.reparam.to_theta(self.z)
+            theta = self.reparam.to_theta(self.z)
+            if self.compact is None or self.rest is None:
+                return theta
+            return self.compact.scatter(theta, self.rest.at(self.step, self._optimiser, self._rate))
 
     def _final(self) -> Tensor:
         return (self.best["theta"] if self.best else self.theta).detach().clone()
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
+    def _compact(self) -> Compact | None:
+        """Put masked networks in fewer coordinates."""
+        found = self.plan.compact()
+        if found is None:
+            return None
+        found, whole = found.to(self.device), self.reparam.start().to(self.device)
+        self.rest = Rest(whole, found.rest, self.plan.start_step)
+        self.reparam = Mask(found.gather(whole), found.mask)
+        return found
+
+    def _optimiser(self, z: Tensor) -> Optimiser:
+        shaped_like_weights = z.shape[1] == self.space.size
+        return OPTIMISERS[self.recipe.optimiser](self.recipe, z, self.space.blocks if shaped_like_weights else None)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.recipe, step, self.plan.total, self.plan.steps_per_epoch)
+
     def _engine(self) -> Engine:
+        objective = self.task.objective
         if self.plan.stacked:
-            return Stacked(self.task, self.recipe, len(self.plan.seeds), self.device)
+            return Stacked(self.space, objective, self.recipe, len(self.plan.seeds), self.device)
         seeds = self.leaders if self.rule.one_draw else self.plan.seeds
-        return Separate(self.task, self.recipe, seeds, self.device)
+        return Separate(self.space, objective, self.recipe, seeds, self.device)
 
     def _recorder(self) -> ExampleRecord:
         def write(name: str, content: bytes) -> None:

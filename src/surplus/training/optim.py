@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from surplus.errors import InputError
 from surplus.registry import method
@@ -66,12 +67,24 @@ class Adam(Optimiser):
         self.state = {"first": torch.zeros_like(z), "second": torch.zeros_like(z)}
 
     def step(self, z: Tensor, grad: Tensor, lr: float, t: int) -> None:
-        decay = self.recipe.weight_decay
-        if decay and self.decoupled:
-            z.mul_(1 - lr * decay)
-        elif decay:
-            grad.add_(z, alpha=decay)
-        z.add_(self.direction(grad, t), alpha=-lr)
+        b1, b2 = self.recipe.betas
+        adam(  # one pass over memory where ten operations of our own would take ten
+            [z],
+            [grad],
+            [self.state["first"]],
+            [self.state["second"]],
+            [],
+            [torch.tensor(float(t - 1), device=z.device)],
+            fused=True,
+            amsgrad=False,
+            beta1=b1,
+            beta2=b2,
+            lr=lr,
+            weight_decay=self.recipe.weight_decay,
+            eps=self.eps,
+            maximize=False,
+            decoupled_weight_decay=self.decoupled,
+        )
 
     def direction(self, grad: Tensor, t: int) -> Tensor:
         """m^ / (sqrt v^ + eps), with both moments updated."""

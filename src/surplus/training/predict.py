@@ -65,7 +65,7 @@ def predict(task: Task, theta: Tensor, data: Dataset, *, batch: int = 1024, buff
 
 def _one(task: Task, theta: Tensor, data: Dataset, batch: int, buffers: Buffers | None) -> Tensor:
     module = copy.deepcopy(task.space.module).to(theta.device).eval()
-    bind(task, module, theta.detach())
+    bind(task.space, module, theta.detach())
     if buffers:
         module.load_state_dict(buffers, strict=False)
     precise = task.recipe.precision == "float32"
