@@ -118,3 +118,35 @@ def test_a_fingerprint_sees_values_shape_and_type():
 @pytest.mark.parametrize("name", ["identity", "mask", "random-subspace", "line", "simplex"])
 def test_the_catalogue_has_it(name):
     assert find("reparametrisation", name).summary
+
+
+def test_coordinates_of_several_kinds_train_in_one_stack(tmp_path):
+    from surplus.reparam import RandomSubspace
+    from surplus.tasks import load
+    from surplus.training import Store, fit
+
+    task = load("digits").with_recipe(duration="5it")
+    run = fit(task, seeds=2, coordinates=lambda theta, seed: RandomSubspace(theta, 10), store=Store(tmp_path), jobs=1)
+    assert run.z.shape == (2, 10) and run.theta.shape == (2, task.space.size)
+
+
+def test_a_line_is_trained_at_a_position_of_its_own_at_each_step(tmp_path):
+    from surplus.reparam import Line
+    from surplus.tasks import load
+    from surplus.training import Store, fit
+
+    task = load("digits").with_recipe(duration="60it")
+
+    def between(theta, seed):
+        return Line(torch.stack([theta, task.space.init(seed + 100)]))
+
+    alone, together = (
+        fit(task, seeds=seeds, coordinates=between, store=Store(tmp_path / name), execution="stacked", jobs=1)
+        for seeds, name in (([1], "alone"), ([0, 1], "together"))
+    )
+    torch.testing.assert_close(alone.z[0], together.z[1], atol=1e-4, rtol=1e-3)
+    ends = alone.z[0].unflatten(0, (2, -1))
+    moved = [(end - start).norm() for end, start in zip(ends, (task.space.init(1), task.space.init(101)), strict=True)]
+    assert min(moved) > 0 and abs(moved[0] - moved[1]) / max(moved) > 1e-3  # the centre would move both alike
+    torch.testing.assert_close(alone.theta[0], ends.mean(0))
+    assert alone.evaluate("test").metric.item() > 0.5

@@ -14,29 +14,27 @@ from rich.console import Console
 from rich.table import Table
 
 from surplus import __version__
+from surplus.cli.common import cell, examples, files_in, print_rows, range_of, read_task, say, started, tell
+from surplus.cli.pruning import prune
 from surplus.errors import InputError
 
 if TYPE_CHECKING:
     from surplus.audit import Audit
-    from surplus.tasks import Task
 
 _HELP = "Find what your network and your data can do without, and what it costs."
-
-
-def _examples(*commands: str) -> str:
-    return "Examples:\n\n" + "".join(f"    {c}\n" for c in commands)
 
 
 app = App(
     name="surplus",
     help=_HELP,
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus audit                             # digits",
         "surplus audit photos/ --budget 10m        # images, a folder per class",
         "surplus audit table.csv --labels species",
         "surplus audit mnist/ --network lenet-5:width=2",
         "surplus score --scores el2n,grand,memorization",
         "surplus select --rules hardest ccs --keep 0.25",
+        "surplus prune --method imp --density 0.05",
         "surplus list tasks",
         "surplus study run imp --scale smoke",
     ),
@@ -47,9 +45,16 @@ runs = App(name="runs", help="List, show and clean the kept training runs.", hel
 study = App(name="study", help="Re-measure published claims.", help_epilogue=" ")
 app.command(runs)
 app.command(study)
-
-_STARTED = 0.0
-"""When this command began, on the monotonic clock: what a budget counts from."""
+app.command(
+    prune,
+    help_epilogue=examples(
+        "surplus prune digits --method imp --density 0.05",
+        "surplus prune mnist/ --network lenet-300-100 --method synflow --density 0.02",
+        "surplus prune photos/ --network net.py:make --until matching --density 0.01 --explore",
+        "surplus prune digits --method random-search --density 0.1     # half the units: really smaller networks",
+        "surplus prune digits --method one-shot --scope 2:4 --density 0.5 --write 2:4 onnx",
+    ),
+)
 
 
 def main() -> None:
@@ -59,8 +64,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
-    global _STARTED
-    _STARTED = time.monotonic()
+    started(time.monotonic())
     complain = Console(stderr=True, highlight=False, soft_wrap=True).print
     try:
         with warnings.catch_warnings():
@@ -92,7 +96,7 @@ def _one_paragraph(error: Exception) -> str:
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus audit",
         "surplus audit mnist/ --budget 2m --out mnist-audit",
         "surplus audit table.csv --labels species --network mlp:widths=64-64",
@@ -137,24 +141,16 @@ def audit(
     check_device(device)
     seconds_ = None if budget is None else seconds(budget)
     settings = settings_of(AuditSettings, budget=seconds_, device=device, margin=margin, seed=seed)
-    say = Console(stderr=True, highlight=False)
-    with say.status("reading the data") as status:
-        task = _task(source, network, labels, ids, recipe)
+    console = Console(stderr=True, highlight=False)
+    with console.status("reading the data") as status:
+        task = read_task(source, network, labels, ids, recipe)
         folder = out or Path("surplus-audit") / task.name
         check_folder(folder)
-        found = run_audit(task, settings, began=_STARTED, progress=lambda text: _tell(say, status, text))
+        found = run_audit(task, settings, began=started(), progress=lambda text: tell(console, status, text))
         status.update("writing the report")
         _write(found, folder)
     _summary(found, folder)
     return 130 if found.result["status"] == "interrupted" else 0
-
-
-def _tell(say: Console, status: Any, text: str) -> None:
-    elapsed = time.monotonic() - _STARTED
-    if say.is_terminal:
-        status.update(f"{text} [dim]({elapsed:.0f} s)[/dim]")
-    elif ":" not in text:
-        say.print(f"{elapsed:6.1f} s  {text}")
 
 
 def _write(found: Audit, folder: Path) -> None:
@@ -211,7 +207,7 @@ def sentences(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus score",
         "surplus score mnist/ --scores el2n,grand,memorization --replicas 5 --out mnist-scores",
         "surplus score --record my-run/record",
@@ -269,16 +265,16 @@ def score(
     else:
         settings = settings_of(Gathering, replicas=replicas, runs_per_share=max(2, replicas), device=device, seed=seed)
         with Console(stderr=True).status("training the networks that the scores need"):
-            task = _task(source, network, labels, ids, recipe)
+            task = read_task(source, network, labels, ids, recipe)
             table, folder = score_task(task, names, settings, top=top), out or Path("surplus-scores") / task.name
     table.save(folder)
     rows = [row | {"runs_until_stable": _runs(row)} for row in table.summary()]
-    _print_rows(rows, ("name", "high", "runs", "reliability", "runs_until_stable"))
-    _say(f"\n{len(table.ids):,} examples. Files: {_files(folder)}")
+    print_rows(rows, ("name", "high", "runs", "reliability", "runs_until_stable"))
+    say(f"\n{len(table.ids):,} examples. Files: {files_in(folder)}")
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus select --rules hardest ccs:beta=0.1 facility-location --keep 0.25",
         "surplus select photos/ --rules class-balanced-hardest --keep 0.5 --out kept",
     )
@@ -329,24 +325,26 @@ def select(
         Comparing, keep=keep, score=score, by_class=by_class, seeds=seeds, replicas=replicas, device=device, seed=seed
     )
     with Console(stderr=True).status("training on what the rules keep, and on random parts"):
-        task = _task(source, network, labels, ids, recipe)
+        task = read_task(source, network, labels, ids, recipe)
         found = compare(task, rules, settings=settings)
     folder = out or Path("surplus-selection") / task.name
     found.save(folder)
     rows = [
         row
         | {
-            "interval": _range(row, "low", "high"),
-            "interval_of_difference": _range(row, "difference_low", "difference_high"),
+            "interval": range_of(row, "low", "high"),
+            "interval_of_difference": range_of(row, "difference_low", "difference_high"),
         }
         for row in found.table()
     ]
-    _print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_of_difference"))
-    _say(f"\n{settings.level:.0%} intervals for other seeds and test examples ({seeds} seeds). Files: {_files(folder)}")
+    print_rows(rows, ("rule", "kept", "accuracy", "interval", "minus_random", "interval_of_difference"))
+    say(
+        f"\n{settings.level:.0%} intervals for other seeds and test examples ({seeds} seeds). Files: {files_in(folder)}"
+    )
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus query photos/ --strategy typiclust --budget 20",
         "surplus query table.csv --strategy margin --budget 100 --labelled labelled.csv",
         "surplus query --embeddings pool.parquet --strategy prob-cover --budget 50 --out ask.csv",
@@ -386,14 +384,14 @@ def query(
     else:
         table = query_source(source, strategy, budget, labelled=labelled, labels=labels, ids=ids, seed=seed)
     write_queries(out, table)
-    _print_rows(table.slice(0, 10).to_pylist(), ("order", "id", "strategy"))
+    print_rows(table.slice(0, 10).to_pylist(), ("order", "id", "strategy"))
     if set(table["strategy"].to_pylist()) == {"random"} != {strategy}:
-        _say(f"{strategy} asks a model, which has no label to learn from yet, so these are drawn at random.")
-    _say(f"\n{table.num_rows} examples to label, the first of them above. File: {out}")
+        say(f"{strategy} asks a model, which has no label to learn from yet, so these are drawn at random.")
+    say(f"\n{table.num_rows} examples to label, the first of them above. File: {out}")
 
 
 @app.command(
-    help_epilogue=_examples(
+    help_epilogue=examples(
         "surplus condense mnist/ --method idc --per-class 1 --out mnist-1",
         "surplus condense mnist/ --method dsa --per-class 10 --settings outer=100,network=conv-net:width=32",
     )
@@ -437,45 +435,21 @@ def condense(
     from surplus.examples.condensation import evaluate_condensed, usual_evaluation
     from surplus.tasks import parse_recipe
 
-    changes, say = parse_recipe(settings), Console(stderr=True, highlight=False)
-    with say.status("reading the data") as status:
+    changes, console = parse_recipe(settings), Console(stderr=True, highlight=False)
+    with console.status("reading the data") as status:
         data = read(source, labels=labels)
 
-        def tell(done: int, total: int, _: dict[str, float]) -> None:
+        def told(done: int, total: int, _: dict[str, float]) -> None:
             text = f"matching gradients on network {done} of {total}"
-            if say.is_terminal or done % max(1, total // 10) == 0:
-                _tell(say, status, text)
+            if console.is_terminal or done % max(1, total // 10) == 0:
+                tell(console, status, text)
 
-        made = run_condense(data, method, per_class, seed=seed, device=device, progress=tell, **changes)
+        made = run_condense(data, method, per_class, seed=seed, device=device, progress=told, **changes)
         folder = made.save(out or Path("surplus-condensed") / f"{data.name}-{method}-{per_class}")
-        _tell(say, status, "training networks on the result, and on random real images")
+        tell(console, status, "training networks on the result, and on random real images")
         found = evaluate_condensed(made, data, usual_evaluation(made, epochs), seeds=seeds, device=device)
         found.save(folder)
-    _say(f"{found}\n\nFiles: {_files(folder)}")
-
-
-def _task(source: str, network: str | None, labels: str | None, ids: str | None, recipe: str | None) -> Task:
-    from surplus.tasks import load, parse_recipe
-
-    task = load(source, network, labels=labels, ids=ids)
-    return task.with_recipe(**parse_recipe(recipe)) if recipe else task
-
-
-def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for i, name in enumerate(columns):
-        table.add_column(name.replace("_", " ").strip(), overflow="fold", no_wrap=not i)
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
-    Console(highlight=False).print(table)
-
-
-def _range(row: dict[str, Any], low: str, high: str) -> str:
-    return f"{row[low]:.3f} to {row[high]:.3f}" if row.get(low) is not None and row.get(high) is not None else ""
-
-
-def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    say(f"{found}\n\nFiles: {files_in(folder)}")
 
 
 def _runs(row: dict[str, Any]) -> str:
@@ -484,15 +458,7 @@ def _runs(row: dict[str, Any]) -> str:
     return "" if needed is None else f"about {needed:,}, extrapolated" if row["extrapolated"] else str(needed)
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _files(folder: Path) -> str:
-    return ", ".join(str(folder / p.name) for p in sorted(folder.iterdir()) if not p.name.startswith("."))
-
-
-@app.command(name="list", help_epilogue=_examples("surplus list", "surplus list tasks", 'surplus list "example score"'))
+@app.command(name="list", help_epilogue=examples("surplus list", "surplus list tasks", 'surplus list "example score"'))
 def list_(kind: str | None = None) -> None:
     """Print the catalogue: every method with its kind and paper.
 
@@ -547,7 +513,7 @@ def runs_show(key: str) -> None:
     Console(highlight=False).print_json(data=Store().find(key).manifest)
 
 
-@runs.command(name="clean", help_epilogue=_examples("surplus runs clean --broken", "surplus runs clean --older 30d"))
+@runs.command(name="clean", help_epilogue=examples("surplus runs clean --broken", "surplus runs clean --older 30d"))
 def runs_clean(
     *, older: str | None = None, broken: bool = False, everything: Annotated[bool, Parameter(name="--all")] = False
 ) -> None:
@@ -570,7 +536,7 @@ def study_list() -> None:
     list_("study")
 
 
-@study.command(name="run", help_epilogue=_examples("surplus study run el2n-grand --scale laptop"))
+@study.command(name="run", help_epilogue=examples("surplus study run el2n-grand --scale laptop"))
 def study_run(
     slug: str,
     *,
@@ -597,8 +563,8 @@ def study_run(
         table.add_column(heading, overflow="fold")
     for row in result.as_dict()["claims"]:
         m = row["measured"]
-        number = row["note"] if m["value"] is None else f"{_cell(m['value'])} ({_range(m, 'low', 'high')})"
+        number = row["note"] if m["value"] is None else f"{cell(m['value'])} ({range_of(m, 'low', 'high')})"
         table.add_row(row["verdict"], row["statement"], row["criterion"], number)
     Console(highlight=False).print(table)
     told = "shows that the study runs; its verdicts are no evidence" if scale == "smoke" else "as its manifest says"
-    _say(f"\nScale {scale}: {told}. Files: {out / slug}.json, {out / slug}.svg")
+    say(f"\nScale {scale}: {told}. Files: {out / slug}.json, {out / slug}.svg")

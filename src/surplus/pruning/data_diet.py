@@ -21,7 +21,18 @@ from surplus.data.longtail import keep_counts
 from surplus.data.noise import random_labels
 from surplus.errors import InputError, unknown
 from surplus.examples.selections.base import check_keep, select, shuffled
-from surplus.pruning.imp import Cut, Level, Trained, by_rate, from_masks, levels_from
+from surplus.pruning.budgets import density_schedule
+from surplus.pruning.imp import (
+    Cut,
+    Level,
+    Trained,
+    by_rate,
+    early_step,
+    from_masks,
+    levels_for,
+    levels_from,
+    to_density,
+)
 from surplus.pruning.masks import cut_at_threshold
 from surplus.registry import method
 from surplus.space import generator
@@ -38,8 +49,9 @@ def tickets_on_a_diet(
     diet: Diet = "random",
     size: int | None = None,
     *,
-    steps: int,
-    levels: int,
+    density: float | None = None,
+    levels: int | None = None,
+    steps: int | None = None,
     rate: float = 0.2,
     seeds: int | Sequence[int] = 5,
     scores: Tensor | None = None,
@@ -53,8 +65,9 @@ def tickets_on_a_diet(
         task: what is trained; the levels see all of its training data.
         diet: the data of pre-training, see `diet_subset`.
         size: their number; all when None.
-        steps: t, the length of pre-training; 0 rewinds to the initial weights.
-        levels: how many cuts; the result has one level more, the dense one first.
+        density: kept share at the end, reached in cuts of equal shares, none larger than `rate`; or
+        levels: how many cuts of `rate`; the result has one level more, the dense one first.
+        steps: t, the length of pre-training; 0 rewinds to the initial weights, a twentieth of training when None.
         rate: share of the surviving weights that each cut removes.
         seeds: one replica each.
         scores: (n,) high = hard, for "easiest" and "hardest".
@@ -63,16 +76,20 @@ def tickets_on_a_diet(
         options: of `fit` (store, execution, device, jobs).
 
     Returns:
-        levels + 1 `Level`s.
+        `Level`s, the dense one first.
+
+    Raises:
+        InputError: not one of density and levels is given, or a density is to be counted by threshold.
     """
+    cuts = _cuts(density, levels, rate, count, exclude)
+    steps = early_step(task) if steps is None else steps
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if steps:
         start = pretrain_subset(task, diet, size, steps=steps, seeds=seeds, scores=scores, **options).theta
     else:
         start = task.space.init_many(seeds)
-    decide = cut_counted(count, rate, exclude)
     first = from_masks(task, torch.ones_like(start, dtype=torch.bool), start, seeds, steps, **options)
-    return list(levels_from(first, [decide] * levels, step=steps, **options))
+    return list(levels_from(first, cuts, step=steps, **options))
 
 
 def pretrain_subset(
@@ -148,6 +165,19 @@ def diet_subset(
     if diet == "balanced":
         return _balanced(labels, size, generator)
     return shuffled(n, generator, labels.device)[:size].sort().values
+
+
+def _cuts(
+    density: float | None, levels: int | None, rate: float, count: Count, exclude: Sequence[str]
+) -> Sequence[Cut]:
+    if (density is None) == (levels is None):
+        raise InputError("say how far to prune by one of density= (kept share at the end) and levels= (number of cuts)")
+    if density is None:
+        return [cut_counted(count, rate, exclude)] * (levels or 0)
+    if count != "exact":
+        raise InputError("a density is reached by exact counts; give levels= with count='threshold'")
+    goals = density_schedule(density, max(1, levels_for(density, rate)))
+    return [to_density(d, exclude=exclude) for d in goals]
 
 
 def cut_counted(count: Count, rate: float, exclude: Sequence[str] = ()) -> Cut:

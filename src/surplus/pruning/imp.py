@@ -239,6 +239,11 @@ def levels_for(keep: float, rate: float) -> int:
     return math.ceil(math.log(keep) / math.log(1 - rate) - 1e-9)
 
 
+def early_step(task: Task) -> int:
+    """One twentieth of training: early, and past the first chaotic steps; where to rewind to unless told otherwise."""
+    return max(1, task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size)) // 20)
+
+
 def _dense(task: Task, rewind_step: int, seeds: int | Sequence[int], **options: Any) -> Level:
     """The dense networks, and as their start the point that pruned ones go back to."""
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)

@@ -18,7 +18,7 @@ from typing import Any
 
 from surplus.errors import InputError, MissingExtra
 from surplus.report.common import classes
-from surplus.report.parts import Figure, Section
+from surplus.report.parts import Answer, Figure, Section
 from surplus.report.pictures import Pictures
 from surplus.report.sections import sections
 from surplus.report.summary import answers, opening
@@ -50,8 +50,11 @@ def write_report(
     """
     if not isinstance(result, Mapping):
         raise InputError(f"a report is made from the audit's result, a mapping; got {type(result).__name__}.")
-    text = render(result, thumbnails, rows)
-    path = Path(folder) / "index.html"
+    return write_page(render(result, thumbnails, rows), Path(folder) / "index.html")
+
+
+def write_page(text: str, path: Path) -> Path:
+    """Write a page whole or not at all; the folder is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8", newline="\n")
@@ -62,20 +65,45 @@ def render(
     result: Mapping[str, Any], thumbnails: Mapping[str, bytes] = _NONE, rows: Mapping[str, Mapping[str, float]] = _NONE
 ) -> str:
     """The page as text."""
-    environment = _environment()
-    from markupsafe import Markup
-
-    chapters = sections(result, Pictures(thumbnails, rows, classes(result)))
-    scripts = [_libraries(), environment.get_template("audit.js").render()]
-    page = environment.get_template("audit.html")
-    # Scripts are ours and must stay byte for byte what their hashes say; all else is escaped by the template.
-    return page.render(
+    return page(
         title=f"Audit of {result.get('name') or 'a network'}",
         opening=opening(result),
         facts=_facts(result),
-        level=share(number(mapping(result.get("settings")).get("level")) or 0.95),
-        interrupted=result.get("status") == "interrupted",
+        level=number(mapping(result.get("settings")).get("level")) or 0.95,
         answers=answers(result),
+        chapters=sections(result, Pictures(thumbnails, rows, classes(result))),
+        interrupted=result.get("status") == "interrupted",
+    )
+
+
+def page(
+    *,
+    title: str,
+    opening: str,
+    facts: list[tuple[str, str]],
+    level: float,
+    answers: list[Answer],
+    chapters: list[Section],
+    interrupted: bool = False,
+) -> str:
+    """Any page of this look: a summary of answers, then sections.
+
+    Raises:
+        MissingExtra: Jinja2 or vl-convert is not installed.
+    """
+    environment = _environment()
+    from markupsafe import Markup
+
+    scripts = [_libraries(), environment.get_template("audit.js").render()]
+    template = environment.get_template("audit.html")
+    # Scripts are ours and must stay byte for byte what their hashes say; all else is escaped by the template.
+    return template.render(
+        title=title,
+        opening=opening,
+        facts=facts,
+        level=share(level),
+        interrupted=interrupted,
+        answers=answers,
         sections=chapters,
         specs={figure.id: figure.spec for figure in _figures(chapters)},
         scripts=[Markup(script) for script in scripts],

@@ -151,7 +151,7 @@ class Loop:
         if epoch != self._epoch:
             self._begin_epoch(epoch)
         lr = self._rate(self.step)
-        drawn = self.reparam.draw(self._generators())
+        drawn = self._drawn()
         theta = self._at(drawn)
         batch = self._batch(self.order[:, self._bounds[i] : self._bounds[i + 1]], theta)
         if self.plan.rule:
@@ -193,11 +193,11 @@ class Loop:
             return grad.mul_(self.reparam.keep)
         return self.reparam.pullback(self.z, grad, drawn)
 
-    def _generators(self) -> list[torch.Generator]:
-        """One for what each replica's coordinates draw at this step; none where nothing is drawn."""
+    def _drawn(self) -> Tensor | None:
+        """What the coordinates of each replica draw at this step, each from its own seed; None where nothing is."""
         if not self.random:
-            return []
-        return [generator(seed, "coordinates", self.step) for seed in self.plan.seeds]
+            return None
+        return self.reparam.draw([generator(seed, "coordinates", self.step) for seed in self.plan.seeds])
 
     def _batch(self, index: Tensor, theta: Tensor) -> Batch:
         """The examples (K, B), augmented and normalised."""
