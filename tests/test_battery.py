@@ -137,11 +137,9 @@ def test_a_weight_score_gives_one_number_per_weight_the_same_each_time(m):
     space = WeightSpace(lambda: torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)))
     theta, g = space.init(0), torch.Generator().manual_seed(0)
     batch = (torch.randn(12, 4, generator=g), torch.arange(12) % 3)
-    needs = {"generator": 0} if "generator" in inspect.signature(m.fn).parameters else {}
-    runs = [
-        m.fn(space, theta, batch, **({"generator": torch.Generator().manual_seed(5)} if needs else {}))
-        for _ in range(2)
-    ]
+    takes = inspect.signature(m.fn).parameters
+    given = {"generator": lambda: torch.Generator().manual_seed(5), "start": lambda: space.init(1)}
+    runs = [m.fn(space, theta, batch, **{k: make() for k, make in given.items() if k in takes}) for _ in range(2)]
     assert runs[0].shape == (space.size,) and runs[0][space.prunable].isfinite().all() and torch.equal(*runs)
 
 
@@ -162,6 +160,10 @@ def test_a_reparametrisation_starts_where_it_says_and_pulls_gradients_back(m):
         "random-subspace": lambda: m.fn(theta, 5),
         "line": lambda: m.fn(torch.stack([theta, theta + 1])),
         "simplex": lambda: m.fn(torch.stack([theta, theta + 1, theta - 2])),
+        "dct-plus-sparse": lambda: m.fn(WeightSpace(lambda: torch.nn.Linear(3, 3)), theta, torch.arange(12) % 2 == 0),
+        "frozen": lambda: m.fn(theta, torch.arange(12) % 2 == 0, theta + 1),
+        "supermask": lambda: m.fn(theta, [(0, 5), (7, 11)], theta[:9], rescale=True),
+        "top-k": lambda: m.fn(theta, [(0, 5), (7, 11)], theta[:9], [2, 3]),
     }
     r = made[m.name]()
     z = r.start()

@@ -110,7 +110,7 @@ def test_every_public_name_loads_from_its_room():
         _ = surplus.prune
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/adding-a-method.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/adding-a-method.md", "docs/pruning.md"])
 def test_the_python_on_a_page_runs(page):
     scripts = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert scripts

@@ -1,6 +1,7 @@
 import csv
 import json
 import time
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from surplus.audit.settings import LARGE, SMALL, DirectionsPlan, ExamplesPlan, P
 from surplus.data import Dataset, Splits, generated
 from surplus.errors import InputError
 from surplus.pruning import load_module, load_ticket
+from surplus.report import write_report
 from surplus.tasks import Recipe, load, task_from
 from surplus.training import Store
 
@@ -24,6 +26,7 @@ TINY = Plan(
     weights=WeightsPlan(2, 0.6, 2, (1, 2)),
     directions=DirectionsPlan(2, (2, 8), (0.3, 0.6), 60, 4),
 )
+PRUNING = WeightsPlan(2, 0.5, 5, (5,))
 
 
 def planted(n=400, noise=0.06):
@@ -102,6 +105,27 @@ def test_every_curve_has_random_choice_beside_it_at_paired_seeds(audited):
     assert set(curves) == {"class-balanced-hardest", "ccs", "random"}
     assert all(len(p["values"]) == 3 for c in curves.values() for p in c["points"])
     assert {c["method"] for c in found.result["weights"]["curves"]} == {"imp", "one-shot", "snip", "random"}
+
+
+def test_too_few_levels_leave_the_law_a_sentence(audited):
+    law = audited[0].result["weights"]["law"]
+    assert law["predicted"]["mean"] is None and law["points"] == []
+    assert law["sentence"] == (
+        "No pruning law could be fitted: a law needs at least 3 pruned levels to be fitted to, and there are 2."
+    )
+
+
+def test_the_law_speaks_before_the_last_levels_are_trained(audited, monkeypatch, tmp_path):
+    monkeypatch.setattr("surplus.audit.auditing.plan_for", lambda task: replace(TINY, weights=PRUNING))
+    said = []
+    result = audit(audited[3], progress=said.append).result
+    law = result["weights"]["law"]
+    assert law["levels"] == 3 and [row["fitted"] for row in law["checked"]] == [True, True, True, False, False]
+    at = next(i for i, text in enumerate(said) if "pruning law" in text)
+    assert sum(text.startswith("weights:") for text in said[at:]) > 2  # levels and rivals still to come
+    assert 0 < law["predicted"]["mean"] <= 1 or "tell" in law["sentence"]
+    page = write_report(result, tmp_path).read_text(encoding="utf-8")
+    assert "law fitted to the first 3 levels" in page
 
 
 def test_every_number_links_to_its_runs(audited):

@@ -11,7 +11,7 @@ def test_help_teaches_by_example(capsys):
     assert "surplus audit" in text and "Examples" in text
 
 
-@pytest.mark.parametrize("command", ["audit", "score", "select", "query", "condense", "list", "runs", "study"])
+@pytest.mark.parametrize("command", ["audit", "score", "select", "query", "condense", "prune", "list", "runs", "study"])
 def test_every_command_explains_itself(command, capsys):
     assert run([command, "--help"]) == 0
     assert len(capsys.readouterr().out) > 100
@@ -27,6 +27,8 @@ def test_every_command_explains_itself(command, capsys):
         ("measures", "barrier"),
         ("query-strategies", "typiclust"),
         ("condensations", "idc"),
+        ("pruning-schedules", "imp"),
+        ("structured-prunings", "random-search"),
     ],
 )
 def test_the_catalogue_lists_each_kind(kind, name, capsys):

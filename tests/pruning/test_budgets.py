@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from surplus.errors import InputError
-from surplus.pruning import allocate, density_schedule, spread
+from surplus.pruning import allocate, density_schedule, random_mask, spread
 from surplus.space import WeightSpace
 
 LENET = [(300, 784), (100, 300), (10, 100)]
@@ -26,7 +26,7 @@ def test_erk_fills_small_layers_and_solves_the_rest_again(shapes, density, expec
     assert spread(shapes, density, "erk") == pytest.approx(expected, abs=6e-6)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "erk", "er", "smart"])
+@pytest.mark.parametrize("rule", ["uniform", "erk", "er", "smart", "epf", "epl"])
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 0.99, 1.0])
 def test_every_rule_spends_exactly_the_density(rule, density):
     sizes = [torch.Size(s).numel() for s in CONVS]
@@ -46,6 +46,53 @@ def test_the_smart_ratio_falls_as_twelve_six_and_keeps_three_tenths_of_the_last_
     assert shares[2] == 0.3
     with pytest.raises(InputError, match=r"at least 0\.01429"):
         spread([(100, 100), (100, 100), (10, 100)], 0.005, "smart")
+
+
+def test_equal_per_filter_gives_each_output_unit_the_same_number():
+    shares = spread(LENET, 0.01, "epf")
+    per_unit = [s * shape[1] for s, shape in zip(shares, LENET, strict=True)]
+    assert per_unit == pytest.approx([0.01 * 266_200 / 410] * 3)
+
+
+@pytest.mark.parametrize(
+    ("density", "counts"),
+    [
+        (60 / 266_200, [20, 20, 20]),
+        (62 / 266_200, [20, 20, 22]),  # the remainder goes to the last layer
+        (0.01, [887, 887, 888]),
+        (0.1, [12_810, 12_810, 1_000]),  # the last is full: the others share what is left
+        (0.25, [35_550, 30_000, 1_000]),
+    ],
+)
+def test_equal_per_layer_counts_whole_weights(density, counts):
+    shares = spread(LENET, density, "epl")
+    found = [s * a * b for s, (a, b) in zip(shares, LENET, strict=True)]
+    assert found == pytest.approx(counts)
+
+
+def test_equal_per_layer_hands_what_a_small_layer_cannot_take_to_the_last():
+    found = [
+        s * a * b
+        for s, (a, b) in zip(
+            spread([(4, 2), (30, 10), (20, 30)], 0.5, "epl"), [(4, 2), (30, 10), (20, 30)], strict=True
+        )
+    ]
+    assert found == pytest.approx([8, 151, 295])  # 454 = 3 * 151 + 1, of which the first takes 8
+
+
+def test_erk_cut_off_at_one_falls_short_of_the_density():
+    shares = spread(LENET, 0.5, "erk-capped")
+    scale = 0.5 * 266_200 / (1084 + 400 + 110)
+    assert shares == pytest.approx([scale * 1084 / 235_200, 1, 1])  # 400 and 110 thousandths are cut off
+    assert spread(LENET, 0.01, "erk-capped") == pytest.approx(spread(LENET, 0.01, "erk"))
+    assert sum(s * a * b for s, (a, b) in zip(shares, LENET, strict=True)) < 0.5 * 266_200
+
+
+def test_random_masks_count_exactly_under_equal_per_layer():
+    space = WeightSpace(lambda: nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 256), nn.Linear(256, 10)))
+    for each in (1, 20, 21, 500):
+        mask = random_mask(space, 3 * each / 84_480, torch.Generator().manual_seed(0), "epl")
+        assert [int(mask[b.slice].sum()) for b in space.blocks if b.prunable] == [each] * 3
 
 
 def test_allocate_names_the_tensors_and_leaves_excluded_ones_out():

@@ -104,6 +104,29 @@ def test_synflow_conserves_its_flow_in_every_layer_and_unit():
     assert score.dtype == torch.float64
 
 
+def test_synflow_without_biases_is_conserved_on_a_network_that_has_them():
+    space = WeightSpace(
+        lambda: nn.Sequential(nn.Linear(7, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5))
+    )
+    theta, x = space.init(0), torch.zeros(1, 7)
+    totals = lambda score: [float(score[b.slice].sum()) for b in space.blocks if b.prunable]
+    without = synflow(space, theta, x, biases=False)
+    assert totals(without) == pytest.approx(totals(without)[:1] * 3, rel=1e-12)
+    assert not any(without[b.slice].any() for b in space.blocks if b.kind == "bias")
+    first, _, last = totals(synflow(space, theta, x))
+    assert last > 1.01 * first
+
+
+def test_biases_let_synflow_empty_a_layer_and_without_them_it_does_not():
+    space = WeightSpace(deep)
+    theta, x = space.init(5), torch.zeros(1, 64)
+    fewest = [
+        min(layer_densities(space, iterate_score("synflow", space, theta, x, density=0.01, biases=b)).values())
+        for b in (True, False)
+    ]
+    assert fewest[0] < 0.003 < fewest[1]
+
+
 def test_synflow_survives_a_depth_that_overflows_single_precision():
     make = lambda: nn.Sequential(*[nn.Linear(50, 50, bias=False) for _ in range(60)])
     space = WeightSpace(make)
@@ -211,3 +234,64 @@ def test_synflow_takes_statistics_by_their_absolute_value():
     flipped = {n: -b if n == "bn1.running_mean" else b for n, b in buffers.items()}
     assert torch.equal(synflow(space, theta, x, buffers=flipped), synflow(space, theta, x, buffers=buffers))
     assert not torch.equal(synflow(space, theta, x), synflow(space, theta, x, buffers=buffers))
+
+
+def test_a_pruned_networks_flow_leaves_out_what_is_gone(tiny):
+    space, theta, (x, y) = tiny
+    mask = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)
+    point = theta * mask
+    loss = lambda t: nn.functional.cross_entropy(space.apply(t, x) / 200, y)
+    g, h = torch.func.grad(loss)(point), torch.func.hessian(loss)(point)
+    torch.testing.assert_close(grasp(space, point, (x, y)), point * (h @ (mask * g)))
+    assert not torch.allclose(point * (h @ g), point * (h @ (mask * g)))
+
+
+def test_grasps_score_is_that_of_two_halves_whose_gradients_are_summed():
+    """The authors' code: g = g_1 + g_2 of two halves, then the sum of both halves' products with it."""
+    space, draw = WeightSpace(lambda: deep(8, 2).double()), generator(0)
+    theta, x, y = space.init(0), torch.randn(20, 8, generator=draw, dtype=torch.float64), torch.arange(20) % 10
+    losses = [
+        lambda t, half=half: nn.functional.cross_entropy(space.apply(t, x[half]) / 200, y[half])
+        for half in (slice(0, 10), slice(10, 20))
+    ]
+    g = sum(torch.func.grad(loss)(theta) for loss in losses)
+    product = sum(torch.func.jvp(torch.func.grad(loss), (theta,), (g,))[1] for loss in losses)
+    torch.testing.assert_close(grasp(space, theta, (x, y)), theta * product / 4)
+
+
+def test_snip_in_a_hundred_rounds_is_a_hundred_exact_cuts_and_not_one():
+    space, draw = WeightSpace(lambda: deep(16, 2)), generator(2)
+    theta, batch = space.init(0), (torch.randn(30, 16, generator=draw), torch.arange(30) % 10)
+    sizes = []
+
+    def watched(space, theta, batch):
+        sizes.append(int((theta != 0)[space.prunable].sum()))
+        return snip(space, theta, batch)
+
+    mask = iterate_score(watched, space, theta, batch, density=0.05, rounds=100)
+    total = int(space.prunable.sum())
+    assert sizes == [round(total * 0.05 ** (k / 100)) for k in range(100)]
+    assert int(mask[space.prunable].sum()) == round(0.05 * total)
+    assert torch.equal(mask, iterate_score("snip", space, theta, batch, density=0.05, rounds=100))
+    assert not torch.equal(mask, iterate_score("snip", space, theta, batch, density=0.05))
+
+
+def test_initial_magnitude_empties_the_layers_of_large_fan_in_first():
+    def make():
+        net = nn.Sequential(nn.Linear(400, 50), nn.ReLU(), nn.Linear(50, 10))
+        for layer in (net[0], net[2]):
+            nn.init.kaiming_normal_(layer.weight)
+        return net
+
+    space = WeightSpace(make)
+    wide, narrow = layer_densities(space, iterate_score("magnitude", space, space.init(0), density=0.1)).values()
+    assert wide < 0.1 < 0.3 < narrow
+
+
+def test_scores_leave_the_point_that_they_read(tiny):
+    space, theta, batch = tiny
+    before = theta.clone()
+    for name in ("snip", "grasp", "crop", "synflow", "magnitude"):
+        score = find("weight score", name).fn(space, theta, batch)
+        score += 1
+    assert torch.equal(theta, before)

@@ -133,3 +133,22 @@ def test_damage_is_noticed(tmp_path):
     config.write_text(text[:-5])
     with pytest.raises(StoreError, match="damaged"):
         load_module(tmp_path, make=mlp)
+
+
+def test_networks_with_fewer_heads_come_back(tmp_path):
+    pytest.importorskip("torch_pruning")
+    options = {"patch": 4, "width": 16, "depth": 2, "heads": 4}
+    spec = {"name": "vit-small", "input_shape": (1, 8, 8), "outputs": 5, "options": options}
+    small = shrink(build("vit-small", (1, 8, 8), 5, **options), (1, 8, 8), keep=0.5, heads=True, scope="layer")
+    back, x = load_module(save_module(tmp_path / "ours", small, network=spec)), torch.randn(3, 1, 8, 8)
+    assert torch.equal(back(x), small(x)) and back.blocks[0].attention.heads < 4
+
+    def make():
+        layer = nn.TransformerEncoderLayer(16, 4, 20, batch_first=True)
+        return nn.Sequential(
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Flatten(), nn.Linear(80, 3)
+        )
+
+    small = shrink(make(), (5, 16), keep=0.5, heads=True, scope="layer")
+    back, x = load_module(save_module(tmp_path / "torchs", small), make=make), torch.randn(3, 5, 16)
+    assert torch.equal(back(x), small(x)) and back[0].layers[1].self_attn.num_heads < 4

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from surplus.errors import InputError, MissingExtra
+from surplus.networks import build
 from surplus.pruning import count, shrink
+from surplus.pruning.heads import without_heads
+from surplus.pruning.structured import saving
 from surplus.space import WeightSpace, generator
 
 pytest.importorskip("torch_pruning")
@@ -116,15 +119,15 @@ def test_leaving_out_channels_that_say_nothing_changes_nothing(make, shape):
 def test_the_importance_is_that_of_torch_pruning_up_to_its_scale():
     import torch_pruning as tp
 
-    from surplus.pruning.structured import _importance, _values
+    from surplus.pruning.groups import channel_importance, weight_values
 
     module, x = seeded(ResNet).eval(), torch.zeros(1, 3, 8, 8)
     graph = tp.DependencyGraph().build_dependency(module, example_inputs=x)
-    values, reference = _values(module, None), tp.importance.GroupMagnitudeImportance(p=2)
+    values, reference = weight_values(module, None), tp.importance.GroupMagnitudeImportance(p=2)
     groups = list(graph.get_all_groups(ignored_layers=[module.head]))
     assert len(groups) == 5  # two residual streams and the inside of three blocks
     for group in groups:
-        ours = _importance(group, values, graph)
+        ours = channel_importance(group, values, graph)
         torch.testing.assert_close((ours / ours.mean()).float(), reference(group))
 
 
@@ -164,6 +167,37 @@ class Shift(nn.BatchNorm2d):
 
     def forward(self, x):
         return super().forward(x) + self.shift[:, None, None]
+
+
+class Padded(nn.Module):
+    """Two branches, of which the narrow one is padded with channels of zeros on both sides."""
+
+    def __init__(self, narrow_first):
+        super().__init__()
+        narrow, wide = nn.Conv2d(2, 5, 3), nn.Conv2d(2, 8, 3)
+        self.first, self.second = (narrow, wide) if narrow_first else (wide, narrow)
+        self.head, self.narrow_first = nn.Conv2d(8, 3, 1), narrow_first
+
+    def forward(self, x):
+        pad = lambda y: nn.functional.pad(y, (0, 0, 0, 0, 2, 1))
+        a, b = self.first(x), self.second(x)
+        return self.head((pad(a) + b if self.narrow_first else a + pad(b)).relu())
+
+
+@pytest.mark.parametrize("narrow_first", [True, False])
+def test_channels_keep_their_partners_across_a_padding_with_zeros(narrow_first):
+    torch.manual_seed(0)
+    net, x = Padded(narrow_first).eval(), torch.randn(2, 2, 6, 6)
+    with torch.no_grad():
+        for m in (net.first, net.second):
+            for silent in (1, 3):
+                at = silent + 2 * (m.out_channels == 8)  # two channels of zeros come before the narrow one's first
+                m.weight[at], m.bias[at] = 0, 0
+    small = shrink(net, (2, 6, 6), keep=0.6)
+    assert {small.first.out_channels, small.second.out_channels} == {3, 6}
+    torch.testing.assert_close(small(x), net(x))
+    least = shrink(net, (2, 6, 6), keep=1e-6)
+    assert {least.first.out_channels, least.second.out_channels} == {1, 4}  # the three added ones stay
 
 
 def test_subclasses_of_batch_normalisation_lose_their_own_values_too():
@@ -207,6 +241,178 @@ def test_attention_keeps_its_width_while_dense_layers_shrink(attention):
     assert small(torch.zeros(2, 5, 8)).shape == (2, 3)
     with pytest.raises(InputError, match="no channels that may go"):
         shrink(Attention(), (5, 8), keep=0.5)
+
+
+def silent_channels(module, g):
+    """Every fourth output of each convolution and hidden linear layer sends zeros, also after normalisation."""
+    layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.Linear))]
+    with torch.no_grad():
+        for m in layers[:-1]:
+            if isinstance(m, nn.BatchNorm2d):
+                m.running_mean.copy_(torch.randn(m.num_features, generator=g))
+                m.bias.copy_(torch.randn(m.num_features, generator=g))
+            for value in (m.weight, m.bias):
+                if value is not None:
+                    value[::4] = 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("vgg-11", {"width": 0.125}, (3, 16, 16)),
+        ("resnet-cifar", {"depth": 14, "width": 0.5}, (3, 16, 16)),
+        ("resnet-cifar", {"depth": 8, "width": 0.5, "shortcut": "project"}, (3, 16, 16)),
+        ("resnet-18", {"width": 0.125}, (3, 16, 16)),
+        ("conv-4", {"width": 0.125}, (3, 8, 8)),
+    ],
+)
+def test_published_networks_without_their_silent_channels_compute_the_same(name, options, shape):
+    module, g = build(name, shape, 10, **options).eval(), generator(0)
+    silent_channels(module, g)
+    x = torch.randn(4, *shape, generator=g)
+    small = shrink(module, shape, keep=0.75, scope="layer", importance=loud(module))
+    before, after = count(module, shape), count(small, shape)
+    assert after.parameters < 0.7 * before.parameters and after.macs < 0.75 * before.macs
+    torch.testing.assert_close(small(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def loud(module):
+    """One for each weight of a unit that says something, zero for those of silent ones."""
+    rows = {n: p.flatten(1).any(1) if p.dim() > 1 else p != 0 for n, p in module.named_parameters()}
+    parts = {n: rows[n].view(-1, *[1] * (p.dim() - 1)).expand_as(p).float() for n, p in module.named_parameters()}
+    return WeightSpace(lambda: module).join(parts)
+
+
+def vit(heads=4):
+    return build("vit-small", (1, 8, 8), 5, patch=4, width=16, depth=2, heads=heads).eval()
+
+
+def silence_heads(module, quiet):
+    """Heads of these numbers, of four of width 4, read nothing and send nothing."""
+    with torch.no_grad():
+        for m in module.modules():
+            if isinstance(m, nn.MultiheadAttention):
+                joint, bias = m.in_proj_weight, m.in_proj_bias
+            elif hasattr(m, "qkv"):
+                joint, bias = m.qkv.weight, m.qkv.bias
+            else:
+                continue
+            for head in quiet:
+                for part in range(3):
+                    rows = slice(16 * part + 4 * head, 16 * part + 4 * head + 4)
+                    joint[rows], bias[rows] = 0, 0
+
+
+class Encoder(nn.Module):
+    """A user's network around torch's own attention."""
+
+    def __init__(self, batch_first=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 20, 0.0, batch_first=batch_first)
+        self.body, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean(1))
+
+
+@pytest.mark.parametrize("make", [vit, Encoder, lambda: Encoder(batch_first=False)])
+def test_leaving_out_silent_heads_changes_nothing(make):
+    torch.manual_seed(0)
+    module, g = make().eval(), generator(0)
+    shape = (1, 8, 8) if hasattr(module, "embed") else (5, 16)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=g))  # biases and normalisation, too
+    silence_heads(module, (0, 2))
+    x = torch.randn(3, *shape, generator=g)
+    small = shrink(module, shape, keep=0.5, scope="layer", heads=True, exclude=dense_layers(module))
+    layers = [m for m in small.modules() if hasattr(m, "qkv") or isinstance(m, nn.MultiheadAttention)]
+    widths = [m.qkv.out_features if hasattr(m, "qkv") else len(m.in_proj_weight) for m in layers]
+    assert widths == [3 * 8, 3 * 8]
+    before, after = count(module, shape), count(small, shape)
+    assert before.parameters - after.parameters == 2 * (3 * 8 * 16 + 3 * 8 + 8 * 16)
+    tokens = 4 if shape == (1, 8, 8) else 5
+    assert before.macs - after.macs == 2 * tokens * (3 * 8 * 16 + 8 * 16)
+    torch.testing.assert_close(small(x), module(x), rtol=1e-5, atol=1e-5)
+    small.train()(x).square().sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
+def dense_layers(module):
+    return [n for n, m in module.named_modules() if n.rpartition(".")[2] in ("linear1", "linear2", "embed")]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_heads_and_dense_units_go_together_and_one_head_stays(scope):
+    small = shrink(vit(), (1, 8, 8), keep=0.3, heads=True, scope=scope)
+    assert all(1 <= b.attention.heads < 4 for b in small.blocks) and small(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
+    least = shrink(vit(), (1, 8, 8), keep=1e-6, heads=True, scope=scope, round_to=8)
+    assert [b.attention.heads for b in least.blocks] == [1, 1] and least.blocks[0].linear1.out_features == 8
+    apart = shrink(vit(), (1, 8, 8), keep=0.3, heads=True, exclude=("blocks.0",))
+    assert apart.blocks[0].attention.heads == 4
+
+
+def test_the_heads_of_the_highest_score_stay_with_their_own_weights():
+    module = vit()
+    space = WeightSpace(lambda: module)
+    score = torch.zeros(space.size)
+    space.split(score)["blocks.0.attention.out.weight"][:, 8:12] = 1  # the third head
+    space.split(score)["blocks.1.attention.qkv.weight"][16 + 4 : 16 + 8] = 1  # keys of the second
+    small = shrink(module, (1, 8, 8), keep=0.25, heads=True, scope="layer", importance=score)
+    rows = torch.cat([torch.arange(16 * p + 8, 16 * p + 12) for p in range(3)])
+    assert torch.equal(small.blocks[0].attention.qkv.weight, module.blocks[0].attention.qkv.weight[rows])
+    assert torch.equal(small.blocks[0].attention.out.weight, module.blocks[0].attention.out.weight[:, 8:12])
+    assert torch.equal(small.blocks[1].attention.qkv.bias, module.blocks[1].attention.qkv.bias[rows - 4])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_attention_with_fewer_heads_takes_the_same_masks_and_gives_the_same_weights(batch_first):
+    torch.manual_seed(0)
+    whole = nn.MultiheadAttention(16, 4, batch_first=batch_first).eval()
+    nn.init.normal_(whole.in_proj_bias)
+    silence_heads(whole, (1, 2))
+    small = without_heads(whole, [1, 2])
+    g = generator(1)
+    q, kv = torch.randn(3, 5, 16, generator=g), torch.randn(3, 6, 16, generator=g)
+    hidden = torch.rand(3, 6, generator=g) < 0.3
+    hidden[:, 0] = False
+    added = torch.zeros(3, 6).masked_fill(hidden, -torch.inf)
+    per_head = torch.randn(3 * 4, 5, 6, generator=g)
+    flip = (lambda t: t) if batch_first else (lambda t: t.transpose(0, 1))
+    for options in (
+        {},
+        {"key_padding_mask": hidden},
+        {"attn_mask": torch.ones(5, 6).triu(2).bool()},
+        {"attn_mask": per_head},
+        {
+            "attn_mask": torch.randn(5, 6, generator=g),
+            "key_padding_mask": added,
+        },
+    ):
+        expected = whole(flip(q), flip(kv), flip(kv), average_attn_weights=False, **options)
+        found = small(flip(q), flip(kv), flip(kv), average_attn_weights=False, **options)
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[1], expected[1][:, [0, 3]], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(small(flip(q), flip(kv), flip(kv), **options)[1], expected[1][:, [0, 3]].mean(1))
+    one = q[0], kv[0], kv[0]
+    torch.testing.assert_close(small(*one)[0], whole(*one)[0], rtol=1e-5, atol=1e-6)
+    assert small(*one, need_weights=False)[1] is None
+
+
+def test_leaving_out_thirty_percent_of_the_channels_leaves_half_of_the_weights():
+    module = build("vgg-11", (3, 16, 16), 10, width=0.5)
+    small = shrink(module, (3, 16, 16), keep=0.7, scope="layer")
+    assert count(small, (3, 16, 16)).parameters / count(module, (3, 16, 16)).parameters == pytest.approx(0.49, abs=0.01)
+
+
+def test_what_is_saved_is_counted_and_timed():
+    module = vit()
+    small = shrink(module, (1, 8, 8), keep=0.5, heads=True, scope="layer")
+    told = saving(module, small, (1, 8, 8))
+    assert told.before == count(module, (1, 8, 8)) and told.after == count(small, (1, 8, 8))
+    assert told.parameters == told.before.parameters / told.after.parameters > 1.5
+    assert told.macs == told.before.macs / told.after.macs > 1.5
+    assert told.speedup == pytest.approx(float(told.seconds_before.mean / told.seconds_after.mean)) and told.speedup > 0
 
 
 def test_what_cannot_be_shrunk_is_refused(monkeypatch):

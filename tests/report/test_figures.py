@@ -77,3 +77,15 @@ def test_a_large_matrix_is_drawn_without_numbers():
     names = [str(k) for k in range(n)]
     assert len(figures.heat(names, names, matrix, ".0%")["layer"]) == 1
     assert len(figures.heat(names[:5], names[:5], [row[:5] for row in matrix[:5]], ".0%")["layer"]) == 2
+
+
+def test_a_law_is_dashed_in_the_first_curves_colour_takes_none_from_the_others_and_has_no_markers():
+    law = Line("law", line("", 0.5, 0.6).points, law=True)
+    lines = [line("a", 0.5, 0.6), law, line("b", 0.5, 0.6)]
+    keys = figures.styles(lines)
+    assert [k.colour for k in keys] == ["var(--c1)", "var(--c1)", "var(--c2)"]
+    assert keys[1].dash == "7 4" and keys[1].shape == ""
+    spec = figures.curves(lines, Axis("x"), ACCURACY)
+    (markers,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "point"]
+    assert markers["transform"] == [{"filter": "!datum.law"}]
+    assert {row["series"] for row in spec["data"]["values"] if row["law"]} == {"law"}

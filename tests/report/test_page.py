@@ -197,6 +197,26 @@ def test_the_margin_is_explained_where_it_is_used(page):
         assert "by more than 1 point of accuracy, the non-inferiority margin" in page.text("section", id=section)[0]
 
 
+def test_the_pruning_law_is_told_drawn_and_checked_level_by_level(page):
+    (section,) = page.text("section", id="weights")
+    assert "After 3 levels, down to 10.0% of the weights, the pruning law expects that 6.1%" in section
+    assert "Measured, the mean loss passes 1 point at 5.7%" in section
+    assert "law fitted to the first 3 levels" in section
+    k = page.text("caption").index("The pruning law, level by level")
+    assert "5% predicted 96.4% 95.4 to 97.2% 96.4%" in page.text("table")[k]
+    drawn = [row for row in page.specs()["densities"]["data"]["values"] if row["law"]]
+    assert len(drawn) == 8 and all(row["low"] is None for row in drawn)
+
+
+def test_without_a_law_the_reason_is_said_and_nothing_is_drawn():
+    result = sample()
+    result["weights"]["law"] = {"sentence": "No pruning law could be fitted: too few levels.", "points": []}
+    page = Page(render(result))
+    assert "No pruning law could be fitted: too few levels." in page.text("section", id="weights")[0]
+    assert "The pruning law, level by level" not in page.text("caption")
+    assert not any(row["law"] for row in page.specs()["densities"]["data"]["values"])
+
+
 def test_what_was_not_shown_is_not_claimed():
     result = sample()
     result["examples"]["recommendation"] |= {"verdict": False, "low": -0.018, "p_value": 0.31}

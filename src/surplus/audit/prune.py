@@ -18,10 +18,11 @@ import torch
 
 from surplus.audit.pruned import Pruned, Pruning
 from surplus.errors import InputError, unknown
-from surplus.pruning.controls import train_controls, train_scratch
+from surplus.pruning.controls import DENSE, MASKED, train_controls, train_scratch
 from surplus.pruning.evidence import report, report_structured
 from surplus.pruning.imp import Level, at_start, early_step, imp, imp_levels
 from surplus.pruning.masks import check_scope, pattern_of
+from surplus.pruning.training_cost import training_budget
 from surplus.registry import Method, find, methods
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import CLASSIFICATION, Task
@@ -68,9 +69,8 @@ def prune(
     score = s.score if row.fn is at_start else row.name if row.kind == "weight score" and _at_start(row) else None
     controls = {}
     if levels[-1].density < 1:
-        controls = train_controls(
-            task, levels[-1], step=step, names=s.controls, score=score, exclude=s.exclude, **fitting
-        )
+        how: dict[str, Any] = {"step": step, "names": s.controls, "score": score, "exclude": s.exclude}
+        controls = train_controls(task, levels[-1], **how, budget=training_budget(levels), **fitting)
     tell("weighing the evidence")
     found = report(task, dense, levels, controls, margin=s.margin, level=s.level)
     return Pruned(task, s, dense, levels, [], dict(controls), found | {"law": law})
@@ -118,6 +118,9 @@ def check_arguments(task: Task, s: Pruning, row: Method) -> dict[str, Any]:
         arguments[name] = value
     if s.score is not None:
         find("weight score", s.score)
+    for name in s.controls:
+        if name not in (*MASKED, *DENSE):
+            raise unknown("control", name, (*MASKED, *DENSE))
     if row.kind == "weight score":
         arguments["score"] = row.name
     return arguments

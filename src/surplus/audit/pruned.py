@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -15,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save
 
 from surplus import __version__
-from surplus.errors import InputError, check_folder, unknown
-from surplus.pruning import save_module, save_ticket
+from surplus.errors import InputError, StoreError, check_folder, unknown
+from surplus.pruning import load_module, save_module, save_ticket
 from surplus.pruning.checkpoints import Layout, export_onnx, save_checkpoint
 from surplus.pruning.controls import USUAL
 from surplus.pruning.imp import Level
@@ -146,9 +147,16 @@ class Pruned:
                 save_checkpoint(folder / name, space, theta, kept, layout=as_, buffers=buffers, meta=meta)
 
     def _save_smaller(self, folder: Path) -> None:
+        """The network of the first seed, under the name of a network that it can be built from, where there is one."""
         run = self.smaller[0]
-        theta = run.theta[0]
-        save_module(folder / "smaller-model", run.task.space.write(theta, run.task.statistics(theta)))
+        module, folder = run.task.space.write(run.theta[0], run.task.statistics(run.theta[0])), folder / "smaller-model"
+        for origin in (run.task.network, self.task.network):
+            if origin.factory is None:
+                save_module(folder, module, network=origin.identity)
+                with suppress(InputError, StoreError):
+                    load_module(folder)
+                    return
+        save_module(folder, module)
 
     @property
     def final(self) -> Level:

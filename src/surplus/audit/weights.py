@@ -1,7 +1,11 @@
-"""Part 3 of an audit: which weights can go. Iterative pruning beside its rivals, the ticket, the smaller network."""
+"""Part 3 of an audit: which weights can go. Iterative pruning beside its rivals, the ticket, the smaller network.
+
+After its first levels a law says at which density the margin will be passed; the levels to come are its test.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +16,19 @@ from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.settings import WeightsPlan
 from surplus.errors import InputError, MissingExtra
 from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, snip
-from surplus.pruning.imp import Level, from_masks, imp
+from surplus.pruning.imp import Level, from_masks, imp_levels
 from surplus.space import WeightSpace, generator
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import Network, Task
+from surplus.theory.pruning_law import MatchingPrediction, PruningFit, crossing, predict_matching
 from surplus.training import Run
 
 _CHANNELS = 0.5
 """Share of the channels that the smaller network keeps: about a quarter of the weights."""
+_FITTED = 0.6
+"""Share of the levels that the law is fitted to; the rest test it."""
+_DRAWN = 24
+"""Points of the law's curve."""
 
 
 @dataclass
@@ -42,9 +51,7 @@ class Smaller:
 def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, Any], Ticket, Smaller | None]:
     """Iterative magnitude pruning, one-shot, SNIP and random masks at equal densities and paired seeds."""
     seeds, rewind = list(full.seeds[: plan.seeds]), rewind_step(bench.task)
-    levels = imp(bench.task, levels=plan.levels, rate=plan.rate, rewind_step=rewind, seeds=seeds, **bench.options)
-    for level in levels:
-        bench.note("weights", level.run)
+    levels, law = _iterative(bench, plan, seeds, rewind)
     curves = [{"method": "imp", "points": [_point(level.density, level, bench) for level in levels[1:]]}]
     for name, rival in (("one-shot", _one_shot), ("snip", _snip), ("random", _random)):
         points = []
@@ -59,11 +66,26 @@ def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, 
     result: dict[str, Any] = {
         "dense": accuracy_summary(dense, bench.settings.level),
         "curves": curves,
+        "law": law,
         "ticket": told,
         "structured": None,
     }
     smaller = _smaller(bench, levels[0].run, result)
     return result, ticket, smaller
+
+
+def _iterative(bench: Bench, plan: WeightsPlan, seeds: list[int], rewind: int) -> tuple[list[Level], dict[str, Any]]:
+    """All levels, and what the law said of them when the first were there."""
+    enough = min(plan.levels, max(3, math.ceil(_FITTED * plan.levels)))
+    levels: list[Level] = []
+    how: dict[str, Any] = {"levels": plan.levels, "rate": plan.rate, "rewind_step": rewind, "seeds": seeds}
+    for level in imp_levels(bench.task, **how, **bench.options):
+        bench.note("weights", level.run)
+        levels.append(level)
+        if len(levels) == enough + 1:
+            told = _predicted(bench, levels)
+            bench.progress(f"weights. {told.sentence}".replace(":", ","))
+    return levels, _law(levels, enough, told)
 
 
 def rewind_step(task: Task) -> int:
@@ -139,6 +161,89 @@ def _sparsest(bench: Bench, levels: list[Level]) -> tuple[Ticket, dict[str, Any]
         "file": "ticket.safetensors",
         "sentence": sentence,
     }
+
+
+# ---- the pruning law ------------------------------------------------------------------------------------------------
+
+
+def _predicted(bench: Bench, levels: list[Level]) -> MatchingPrediction:
+    """Where the mean error will pass the margin, from these levels."""
+    d, errors = _densities(levels), _errors(levels)
+    settings = bench.settings
+    how: dict[str, Any] = {"classes": bench.task.classes, "level": settings.level, "seed": settings.seed}
+    return predict_matching(d[1:], errors[1:], errors[0], settings.margin, **how)
+
+
+def _law(levels: list[Level], fitted: int, told: MatchingPrediction) -> dict[str, Any]:
+    """The prediction from the first levels beside what all show, as the report reads it."""
+    d, means = _densities(levels), _errors(levels).mean(1)
+    found = crossing(d, means, told.eps_np + told.margin)
+    off = told.held_out(d[1 + fitted :], means[1 + fitted :])
+    result: dict[str, Any] = {
+        "levels": fitted,
+        "predicted": {"mean": told.density, "low": told.low, "high": told.high},
+        "found": found,
+        "held_out_error": off,
+        "plateau": None,
+        "parameters": {},
+        "points": [],
+        "sentence": _told(told, d, found, off),
+    }
+    return result | (_drawn(told.fit, d, fitted, means) if told.fit is not None else {})
+
+
+def _told(told: MatchingPrediction, d: Tensor, found: float | None, off: float | None) -> str:
+    """What was predicted, then what was found."""
+    if told.fit is None:
+        return told.sentence
+    margin = f"{100 * told.margin:g} {'point' if told.margin == 0.01 else 'points'}"
+    seen = f"passes {margin} at {found:.1%}" if found is not None else f"stays within {margin} down to {d[-1]:.1%}"
+    text = f"{told.sentence} Measured, the mean loss {seen}"
+    return (
+        f"{text}; at the sparser levels the law is off by {off:.0%} of the error (RMS)."
+        if off is not None
+        else f"{text}."
+    )
+
+
+def _drawn(fit: PruningFit, d: Tensor, fitted: int, means: Tensor) -> dict[str, Any]:
+    """The law's constants, its curve, and each level beside it."""
+    law = fit.law
+    grid = torch.linspace(float(d[1].log()), float(d[-1].log()), _DRAWN, dtype=d.dtype).exp()
+    return {
+        "plateau": fit.plateau,
+        "parameters": {
+            name: {
+                "value": number(value),
+                "low": number(law.intervals[name][0]),
+                "high": number(law.intervals[name][1]),
+            }
+            for name, value in law.parameters.items()
+        },
+        "points": _accuracies(fit, grid),
+        "checked": [
+            point | {"measured": number(1 - mean), "fitted": i < fitted}
+            for i, (point, mean) in enumerate(zip(_accuracies(fit, d[1:]), means[1:], strict=True))
+        ],
+    }
+
+
+def _accuracies(fit: PruningFit, d: Tensor) -> list[dict[str, Any]]:
+    """Predicted accuracy with its interval at densities (n,)."""
+    rows = torch.stack([d, 1 - fit.error_at(d), *(1 - end for end in reversed(fit.error_interval(d)))], 1)
+    return [
+        {"density": number(at), "accuracy": {"mean": number(mean), "low": number(low), "high": number(high)}}
+        for at, mean, low, high in rows
+    ]
+
+
+def _densities(levels: list[Level]) -> Tensor:
+    return torch.tensor([level.density for level in levels], dtype=torch.float64)
+
+
+def _errors(levels: list[Level]) -> Tensor:
+    """(levels, seeds)."""
+    return torch.stack([1 - level.accuracy.double() for level in levels])
 
 
 # ---- really smaller -------------------------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ from surplus.networks.cnn9 import cnn_9
 from surplus.networks.conv import conv_2, conv_4, conv_6
 from surplus.networks.convnet import conv_net
 from surplus.networks.dense import lenet_300_100, mlp
+from surplus.networks.gated import gated_mlp, gated_resnet
 from surplus.networks.lenet5 import lenet_5
 from surplus.networks.resnet import resnet_18, resnet_20, resnet_32, resnet_56, resnet_cifar
+from surplus.networks.sized import sized_resnet
 from surplus.networks.smallconv import small_conv
 from surplus.networks.speednet import speed_net
 from surplus.networks.vgg import vgg_11, vgg_16, vgg_19
@@ -35,6 +37,8 @@ __all__ = [
     "conv_4",
     "conv_6",
     "conv_net",
+    "gated_mlp",
+    "gated_resnet",
     "lenet_5",
     "lenet_300_100",
     "mlp",
@@ -43,6 +47,7 @@ __all__ = [
     "resnet_32",
     "resnet_56",
     "resnet_cifar",
+    "sized_resnet",
     "small_conv",
     "speed_net",
     "vgg_11",

@@ -4,13 +4,18 @@
     erk       d_l proportional to sum(dims_l) / prod(dims_l), dims = (out, in, kernel...)
     er        d_l proportional to (out + in) / (out in)
     smart     d_l proportional to (L - l + 1)^2 + (L - l + 1), the last layer at 0.3
+    epf       d_l proportional to out / prod(dims_l): as many weights for each filter (output unit)
+    epl       as many weights in each layer, what is left over in the last
 
 each scaled so that the whole has density d; a layer that would exceed 1 is kept whole and the rest is solved again.
-ERK: Evci et al. 2020 (arXiv 1911.11134); ER: Mocanu et al. 2018; smart ratio: Su et al. 2020 (arXiv 2009.11094).
+`erk-capped` is ERK without the second solution: layers are cut off at 1 and the whole falls short of d.
+ERK: Evci et al. 2020 (arXiv 1911.11134); ER: Mocanu et al. 2018; smart ratio: Su et al. 2020 (arXiv 2009.11094);
+EPF, EPL and capped ERK: Price & Tanner 2021 (arXiv 2102.07655).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Literal, get_args
@@ -18,7 +23,7 @@ from typing import Literal, get_args
 from surplus.errors import InputError, unknown
 from surplus.space import Block, WeightSpace
 
-Rule = Literal["uniform", "erk", "er", "smart"]
+Rule = Literal["uniform", "erk", "er", "smart", "epf", "epl", "erk-capped"]
 Kind = Literal["exponential", "linear"]
 
 _SMART_LAST = 0.3
@@ -52,7 +57,7 @@ def allocate(space: WeightSpace, density: float, rule: Rule = "erk", exclude: It
     Args:
         space: the network.
         density: kept fraction of the weights that may be pruned.
-        rule: `uniform`, `erk`, `er` or `smart`.
+        rule: `uniform`, `erk`, `er`, `smart`, `epf`, `epl`, or `erk-capped`, which alone may keep fewer.
         exclude: layers kept whole; the density is that of the others.
 
     Raises:
@@ -66,9 +71,13 @@ def allocate(space: WeightSpace, density: float, rule: Rule = "erk", exclude: It
 def spread(shapes: Sequence[tuple[int, ...]], density: float, rule: Rule = "erk") -> list[float]:
     """`allocate` for bare shapes (out, in, kernel...), one share per shape."""
     check_density(density)
-    if rule not in _RATIOS:
+    if rule not in get_args(Rule):
         raise unknown("rule for layer densities", rule, get_args(Rule))
     sizes = [prod(s) for s in shapes]
+    if rule == "epl":
+        return _equal(sizes, density * sum(sizes))
+    if rule == "erk-capped":
+        return _capped(_erk(shapes), sizes, density * sum(sizes))
     ratios = _RATIOS[rule](shapes)
     if rule != "smart" or len(shapes) == 1:
         return _solve(ratios, sizes, density * sum(sizes))
@@ -134,6 +143,25 @@ def _solve(ratios: Sequence[float], sizes: Sequence[int], budget: float) -> list
         full |= over
 
 
+def _equal(sizes: Sequence[int], budget: float) -> list[float]:
+    """The whole part of budget / L in each layer that has room, the rest in the last; when that is full, in the others.
+
+    A layer's share of n_l weights is a whole number but in the last, so that rounding later moves nothing.
+    """
+    each = math.floor(budget / len(sizes) + 1e-9)
+    counts = [float(min(each, n)) for n in sizes[:-1]]
+    last = budget - sum(counts)
+    if last <= sizes[-1]:
+        return [c / n for c, n in zip([*counts, last], sizes, strict=True)]
+    return [*_solve([1 / n for n in sizes[:-1]], sizes[:-1], budget - sizes[-1]), 1.0]
+
+
+def _capped(ratios: Sequence[float], sizes: Sequence[int], budget: float) -> list[float]:
+    """Shares min(1, e r_l) with e as if no layer were cut off."""
+    scale = budget / sum(r * n for r, n in zip(ratios, sizes, strict=True))
+    return [min(1.0, scale * r) for r in ratios]
+
+
 def _uniform(shapes: Sequence[tuple[int, ...]]) -> list[float]:
     return [1.0] * len(shapes)
 
@@ -146,6 +174,10 @@ def _er(shapes: Sequence[tuple[int, ...]]) -> list[float]:
     return [(s[0] + s[1]) / (s[0] * s[1]) for s in shapes]
 
 
+def _per_filter(shapes: Sequence[tuple[int, ...]]) -> list[float]:
+    return [s[0] / prod(s) for s in shapes]
+
+
 def _smart(shapes: Sequence[tuple[int, ...]]) -> list[float]:
     return [float(m * m + m) for m in range(len(shapes), 0, -1)]
 
@@ -155,4 +187,5 @@ _RATIOS: dict[str, Callable[[Sequence[tuple[int, ...]]], list[float]]] = {
     "erk": _erk,
     "er": _er,
     "smart": _smart,
+    "epf": _per_filter,
 }

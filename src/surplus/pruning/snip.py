@@ -3,7 +3,9 @@
     s_q = |dL/dc_q| at c = 1  =  |g_q theta_q|,    L the loss of the network c * theta
 
 The paper divides by the sum of all scores, which leaves the order as it is. The authors' code also scores biases and
-draws the weights anew after the cut; here biases are never pruned and the start is the caller's choice.
+draws the weights anew after the cut. Here biases are never pruned, since a density counts weights everywhere in this
+library; and where a mask starts from is not the score's affair: `reinitialised` trains it on fresh weights. Cut in a
+hundred rounds (`iterate_score(rounds=100)`) it is the iterative SNIP of de Jorge et al. 2021 (arXiv 2006.09081).
 """
 
 from __future__ import annotations
@@ -40,4 +42,4 @@ def snip(
         (P,), high = keep.
     """
     g, _ = first_gradient(space, theta, batch, loss, buffers=buffers, train=train)
-    return (g * theta).abs().detach()
+    return g.mul_(theta.detach()).abs_()

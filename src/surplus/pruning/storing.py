@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from surplus.errors import InputError, StoreError
+from surplus.pruning.heads import FewerHeads
 from surplus.space.units import SelectLinear
 from surplus.training.store import write_atomically
 
@@ -25,7 +26,7 @@ _FORMAT = "surplus module 1"
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 _SIZES = (
     *("in_features", "out_features", "in_channels", "out_channels", "groups", "num_features", "normalized_shape"),
-    *("num_groups", "num_channels", "num_embeddings", "embedding_dim", "num_parameters"),
+    *("num_groups", "num_channels", "num_embeddings", "embedding_dim", "num_parameters", "heads"),
 )
 
 
@@ -55,6 +56,7 @@ def save_module(
         "network": None if network is None else _checked(network),
         "layers": {name: sizes for name, m in module.named_modules() if (sizes := _sizes(m))},
         "selecting": [name for name, m in module.named_modules() if isinstance(m, SelectLinear)],
+        "fewer_heads": {n: m.kept.tolist() for n, m in module.named_modules() if isinstance(m, FewerHeads)},
         "sha256": hashlib.sha256(weights).hexdigest(),
         "meta": dict(meta or {}),
     }
@@ -79,6 +81,8 @@ def load_module(folder: str | Path, make: Callable[[], nn.Module] | None = None)
     try:
         for name in config["selecting"]:
             _make_selecting(module, name)
+        for name, kept in config.get("fewer_heads", {}).items():
+            _make_fewer_heads(module, name, kept)
         for name, sizes in config["layers"].items():
             _set_sizes(module.get_submodule(name), sizes)
         _make_room(module, tensors)
@@ -112,6 +116,15 @@ def _make_selecting(module: nn.Module, name: str) -> None:
         raise AttributeError(f"{name} is a {type(layer).__name__}, not a linear layer")
     new = SelectLinear(layer.in_features, layer.out_features, layer.bias is not None)
     setattr(module.get_submodule(parent), leaf, new)
+
+
+def _make_fewer_heads(module: nn.Module, name: str, kept: list[int]) -> None:
+    """Put attention with some of its heads in the place of torch's."""
+    parent, _, leaf = name.rpartition(".")
+    layer = module.get_submodule(name)
+    if not isinstance(layer, nn.MultiheadAttention):
+        raise AttributeError(f"{name} is a {type(layer).__name__}, not torch's attention")
+    setattr(module.get_submodule(parent), leaf, FewerHeads(layer, torch.tensor(kept)))
 
 
 def _make_room(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,8 @@
     R = sum of outputs of f(|theta|, 1),    s = | dR/d|theta| * |theta| |
 
 On a ReLU network without biases every layer's scores sum to R, and so do the scores into and out of each hidden unit.
-One cut removes whole layers; a hundred never do before they must, so `iterate_score` takes 100 rounds by default.
+One cut removes whole layers; a hundred never do before they must, so `iterate_score` takes 100 rounds by default. With
+biases, which the published code lets flow, a layer may still be emptied: what they send on needs no weights before it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from surplus.space.weightspace import Buffers
 
 
 @method("weight score", paper="Tanaka et al. 2020, arXiv 2006.05467", needs=("batch",), rounds=100)
-def synflow(space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, buffers: Buffers | None = None) -> Tensor:
+def synflow(
+    space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, biases: bool = True, buffers: Buffers | None = None
+) -> Tensor:
     """Synaptic flow, always in evaluation mode.
 
     Args:
         space: the network.
         theta: (P,).
         batch: (x, y) or x, of which only the shape of one input is used.
+        biases: whether biases add to the flow, as published; without them it is conserved on any ReLU network.
         buffers: batch-norm statistics; fresh ones when None. They enter by their absolute values, as the weights do.
 
     Returns:
@@ -39,12 +43,16 @@ def synflow(space: WeightSpace, theta: Tensor, batch: Batch | Tensor, *, buffers
         given = "no batch" if x is None else "tokens"
         raise InputError(f"SynFlow sends ones through the network, so it needs numbers of a known shape; got {given}")
     there = theta.detach().cpu() if theta.device.type == "mps" else theta.detach()  # which has no float64
-    point = there.abs().double().requires_grad_()
+    point = there.to(torch.float64, copy=True).abs_()
+    for block in () if biases else space.blocks:
+        if block.name.endswith("bias"):
+            point[block.slice] = 0
+    point.requires_grad_()
     ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=there.device)
     with torch.enable_grad():
         flow = space.apply(point, ones, _positive(space, there, buffers)).sum()
         (g,) = torch.autograd.grad(flow, point)
-    return (g * point).abs().detach()
+    return g.mul_(point.detach()).abs_()
 
 
 def _positive(space: WeightSpace, theta: Tensor, buffers: Buffers | None) -> Buffers:

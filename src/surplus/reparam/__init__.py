@@ -1,15 +1,21 @@
 """Coordinates on weight space: theta = r(z), and training moves z."""
 
 from surplus.reparam.base import Reparametrisation, Stack, fingerprint, stack
+from surplus.reparam.dct import DctPlusSparse, cosine_matrix, cosine_weight
 from surplus.reparam.direct import Identity, Mask
+from surplus.reparam.frozen import Frozen, signed_constant
 from surplus.reparam.projection import Dense, Fastfood, Projection, Sparse, fwht
 from surplus.reparam.simplex import Line, Simplex, squared_cosine
 from surplus.reparam.subspace import RandomSubspace, Subspace
+from surplus.reparam.supermask import LearntMask, Supermask, TopK
 
 __all__ = [
+    "DctPlusSparse",
     "Dense",
     "Fastfood",
+    "Frozen",
     "Identity",
+    "LearntMask",
     "Line",
     "Mask",
     "Projection",
@@ -19,8 +25,13 @@ __all__ = [
     "Sparse",
     "Stack",
     "Subspace",
+    "Supermask",
+    "TopK",
+    "cosine_matrix",
+    "cosine_weight",
     "fingerprint",
     "fwht",
+    "signed_constant",
     "squared_cosine",
     "stack",
 ]

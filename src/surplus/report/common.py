@@ -80,9 +80,16 @@ def verdict(found: Result, reference: str, lines: Sequence[Line]) -> Iterator[Pa
 
 
 def decay(
-    id: str, title: str, lines: Sequence[Line], levels: Sequence[Level], x: Axis, columns: tuple[str, str]
+    id: str,
+    title: str,
+    lines: Sequence[Line],
+    levels: Sequence[Level],
+    x: Axis,
+    columns: tuple[str, str],
+    law: Line | None = None,
 ) -> Figure:
-    """Accuracy against what is kept, for all methods."""
+    """Accuracy against what is kept, for all methods, and a law fitted to the first."""
+    drawn = [*lines, *([law] if law else [])]
     least = min(at for line in lines for at, _ in line.points)
     ends = [(line.points[0][1].mean, line.name) for line in lines if line.points[0][0] == least]
     best, name = max(ends)
@@ -98,12 +105,12 @@ def decay(
         id,
         title,
         said,
-        figures.curves(lines, x, ACCURACY, levels),
+        figures.curves(drawn, x, ACCURACY, levels),
         Table(
             f"{title}, with intervals", (*columns, "Test accuracy", "Interval", "Seeds"), rows, frozenset({1, 2, 3, 4})
         ),
         TALL,
-        figures.legend(lines, levels),
+        figures.legend(drawn, levels),
         seed_note(v for line in lines for _, v in line.points),
     )
 

@@ -45,11 +45,12 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve of estimates; `baseline` ones (random choice) are drawn grey."""
+    """A named curve of estimates; `baseline` ones (random choice) are drawn grey, a fitted `law` dashed, no markers."""
 
     name: str
     points: Sequence[tuple[float, Reading]]
     baseline: bool = False
+    law: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ def styles(lines: Sequence[Line]) -> list[Key]:
     keys: list[Key] = []
     used = 0
     for line in lines:
+        if line.law:  # in the colour of the first curve, which it is fitted to
+            keys.append(Key(line.name, "var(--c1)", "7 4"))
+            continue
         colour = "var(--grey)" if line.baseline else f"var(--c{used % COLOURS + 1})"
         dash = (3, 3) if line.baseline else DASHES[used % len(DASHES)]
         keys.append(Key(line.name, colour, " ".join(map(str, dash)), SHAPES[len(keys) % len(SHAPES)]))
@@ -100,7 +104,7 @@ def curves(lines: Sequence[Line], x: Axis, y: Axis, levels: Sequence[Level] = ()
     keys = styles(lines)
     # A band needs two points, so a lone one gets a bar.
     rows = [
-        _row(line.name, at, reading) | {"bar": not band or len(line.points) == 1}
+        _row(line.name, at, reading) | {"bar": not band or len(line.points) == 1, "law": line.law}
         for line in lines
         for at, reading in line.points
         if not (x.log and at <= 0) and not (y.log and reading.mean <= 0)
@@ -119,14 +123,18 @@ def curves(lines: Sequence[Line], x: Axis, y: Axis, levels: Sequence[Level] = ()
     interval = {"x": encode_x, "y": encode_y | {"field": "low"}, "y2": {"field": "high"}, "color": colour}
     points = {"x": encode_x, "y": encode_y, "color": colour}
     marker = {"type": "point", "filled": True, "size": 48, "opacity": 1, "clip": True}
-    shape = _by_name(names, [k.shape for k in keys])
+    shape = _by_name(names, [k.shape or "circle" for k in keys])
     area, bar = {"type": "area", "opacity": 0.13, "clip": True}, {"type": "rule", "strokeWidth": 1.5, "clip": True}
     layers = [layer for level in levels for layer in _level(level, encode_y)]
     layers += [
         {"mark": area, "transform": [{"filter": f"{_KNOWN} && !datum.bar"}], "encoding": interval},
         {"mark": bar, "transform": [{"filter": f"{_KNOWN} && datum.bar"}], "encoding": interval},
         {"mark": {"type": "line", "strokeWidth": 2, "clip": True}, "encoding": points | {"strokeDash": dash}},
-        {"mark": marker, "encoding": points | {"shape": shape, "tooltip": _tooltip(x, y, len(lines) > 1)}},
+        {
+            "mark": marker,
+            "transform": [{"filter": "!datum.law"}],
+            "encoding": points | {"shape": shape, "tooltip": _tooltip(x, y, len(lines) > 1)},
+        },
     ]
     return _chart(layers, rows)
 

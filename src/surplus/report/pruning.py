@@ -98,7 +98,7 @@ def _accuracy_of(row: Result) -> Reading | None:
 
 
 def _answers(result: Result) -> list[Answer]:
-    last, told = _last(result), [sentence(str(s)) for s in items(result.get("sentences"))]
+    last = _last(result)
     against = {str(r.get("name")): r for r in records(result.get("against_dense"))}.get(str(last.get("name")), {})
     passed, verdict = against.get("verdict"), "Not shown"
     if passed is not None:
@@ -111,12 +111,11 @@ def _answers(result: Result) -> list[Answer]:
     names = ", ".join(str(r.get("control")) for r in beaten) or "none"
     saved = f"{count(number(last.get('nonzero')))} of {count(number(_dense(result).get('parameters')))} parameters"
     faster = f"{plain(number(last.get('speedup')))} times fewer multiply-adds in theory; the latency table is measured."
-    answers = [
+    return [
         Answer("Does it match the dense network?", verdict, matches, "accuracy"),
         Answer("Does it beat its controls?", f"{len(beaten)} of {of}", f"Better than: {names}.", "controls"),
         Answer("What is left?", saved, faster, "size"),
     ]
-    return answers + ([Answer("In words", "", " ".join(told), "controls")] if told else [])
 
 
 # ---- the sections ---------------------------------------------------------------------------------------------------

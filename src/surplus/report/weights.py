@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from surplus.report import figures
 from surplus.report.common import curve, decay, is_random, levels_of, sentence, verdict
-from surplus.report.figures import Axis
+from surplus.report.figures import Axis, Line
 from surplus.report.parts import Figure, Heading, Part, Table, Text
 from surplus.report.pictures import Pictures
 from surplus.report.words import (
@@ -15,13 +15,16 @@ from surplus.report.words import (
     Reading,
     Result,
     anything,
+    between,
     count,
     mapping,
     milliseconds,
     number,
     percent,
+    plural,
     points,
     records,
+    share,
     size,
     times,
     with_interval,
@@ -40,6 +43,7 @@ def weights(result: Result, pictures: Pictures) -> Iterator[Part]:
     yield from verdict(ticket, "the dense network", lines)
     if lines:
         levels = levels_of(Reading.of(found.get("dense")), number(ticket.get("margin")), "dense")
+        law = mapping(found.get("law"))
         yield decay(
             "densities",
             "Test accuracy by density of the weights",
@@ -47,10 +51,34 @@ def weights(result: Result, pictures: Pictures) -> Iterator[Part]:
             levels,
             Axis("Share of the weights kept (logarithmic)", "~%", log=True),
             ("Method", "Density"),
+            _dashed(law),
         )
+        yield from _law(law)
     if ticket.get("file"):
         yield Text(f"The ticket (mask and starting weights) is in {ticket['file']}.")
     yield from _structured(mapping(found.get("structured")), mapping(mapping(result.get("timing")).get("latency")))
+
+
+def _dashed(law: Result) -> Line | None:
+    """The law's curve, without its interval, which would stretch the axis."""
+    fitted = plural(number(law.get("levels")), "level")
+    drawn = [(at, Reading(v.mean)) for at, v in curve("law", law, "density").points]
+    return Line(f"law fitted to the first {fitted}", drawn, law=True) if drawn else None
+
+
+def _law(law: Result) -> Iterator[Part]:
+    """What the law predicted before the sparser levels were trained, and each level beside it."""
+    if law.get("sentence"):
+        yield Text(sentence(str(law["sentence"])))
+    rows = []
+    for point in records(law.get("checked")):
+        told, seen, at = Reading.of(point.get("accuracy")), number(point.get("measured")), number(point.get("density"))
+        if told and at is not None:
+            part = "fitted" if point.get("fitted") else "predicted"
+            rows.append([share(at), part, percent(told.mean), between(told.low, told.high, percent), percent(seen)])
+    if rows:
+        columns = ("Density", "Level was", "The law's accuracy", "Interval of the law", "Measured")
+        yield Table("The pruning law, level by level", columns, rows, frozenset({0, 2, 3, 4}), folded=True)
 
 
 def _structured(found: Result, latency: Result) -> Iterator[Part]:

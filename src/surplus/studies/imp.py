@@ -18,6 +18,7 @@ from torch import Tensor
 from surplus.data import Splits, split
 from surplus.pruning import density, keep_top, layer_densities, random_mask, shuffle
 from surplus.pruning.imp import Level, from_masks, imp_levels, reinitialised
+from surplus.pruning.small_dense import small_dense
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits
@@ -342,14 +343,8 @@ def _random_masks(bench: Bench[ImpProtocol], level: Level) -> Tensor:
 
 def smaller(task: Task, p: ImpProtocol, weights: int) -> Task:
     """The task with a dense network of the same proportions and at most so many weights."""
-    inputs, outputs = task.train.inputs[0].numel(), task.classes
-
-    def count(a: int, b: int) -> int:
-        return inputs * a + a * b + b * outputs
-
-    pairs = [(a, max(1, round(a * p.widths[1] / p.widths[0]))) for a in range(1, p.widths[0] + 1)]
-    widths = max([pair for pair in pairs if count(*pair) <= weights] or pairs[:1])
-    return replace(task, network=Network(p.small, task.train.shape, outputs, {"widths": widths}))
+    large = Network(p.small, task.train.shape, task.classes, {"widths": p.widths})
+    return small_dense(replace(task, network=large), [0], weights=weights)[0]
 
 
 def _best_step(bench: Bench[ImpProtocol], run: Run, looks: Sequence[int]) -> Tensor:

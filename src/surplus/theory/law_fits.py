@@ -5,7 +5,8 @@
 
 Hoffmann et al. 2022, arXiv 2203.15556, section 3.3; the sum (not the mean) and the check of the gradient follow
 Besiroglu et al. 2024, arXiv 2404.10102. Plain least squares on y lets the largest y decide, and a straight line through
-log-log points is biased by the floor E; neither is offered.
+log-log points is biased by the floor E; neither is offered. Residuals may be relative instead, f(x_i) / y_i - 1, and
+with a large delta the fit is by least squares, as Rosenfeld et al. 2021 (arXiv 2006.10621) fit the pruning law.
 
 Intervals come from a parametric bootstrap: new data around the fitted curve, with log-normal noise of the size that
 the residuals show, refitted from the found minimum and from the best start of the grid. The noise level of each
@@ -19,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -102,11 +103,12 @@ def fit_law(
     level: float = 0.95,
     fixed: Mapping[str, float] | None = None,
     delta: float = 1e-3,
+    residuals: Literal["log", "relative"] = "log",
 ) -> LawFit:
     """Fit a scaling law to measured errors or losses.
 
     Args:
-        x: (n,) sizes, or (n, 2) rows of (parameters, examples) for a law of two inputs; positive.
+        x: (n,) sizes, or (n, inputs) rows such as (parameters, examples) for a law of several inputs; positive.
         y: (n,) errors or losses; positive. NaN marks a missing measurement. Average repeats first or give each its row.
         form: a name in `FORMS`, or a `Form` such as `broken_power(2)`.
         weights: (n,) relative weights, 1 / var(log y) when known; equal when absent.
@@ -114,29 +116,36 @@ def fit_law(
         seed: a seed or a generator.
         level: coverage of the intervals.
         fixed: parameters held at a known value, {"eps0": 0.9} say.
-        delta: where Huber's loss turns from square to absolute, in log units; a large one means least squares.
+        delta: where Huber's loss turns from square to absolute, in units of the residuals; a large one means least
+            squares.
+        residuals: "log" for log f(x) - log y, "relative" for f(x) / y - 1.
 
     Raises:
         InputError: shapes that do not match, values that have no logarithm, fewer distinct sizes than parameters, an
-            unknown form or parameter, parameters held where no positive prediction is possible.
+            unknown form or parameter, parameters held where no positive prediction is possible, unknown residuals.
     """
+    if residuals not in ("log", "relative"):
+        raise unknown("kind of residuals", residuals, ("log", "relative"))
     model = _Model.of(form, fixed)
     x, y, weights, level = *_data(x, y, weights, model), _check_level(level)
     problem, target = Problem(model.curve(x), weights, delta), y.log()
+    if residuals == "relative":
+        curve, unit = problem.curve, y.log()
+        problem, target = Problem(lambda u: (curve(u) - unit).exp(), weights, delta), torch.ones_like(y)
     starts = model.coordinates(model.form.starts(x, y))
     points, converged = _search(problem, starts, target)
-    residuals = problem.predict(points[0]) - target
-    freedom = len(y) - len(model.free) if float(target.max() - target.min()) > 1e-12 else 0
+    misfit = problem.predict(points[0]) - target
+    freedom = len(y) - len(model.free) if float(y.max() - y.min()) > 1e-12 * float(y.max()) else 0
     chance = seed if isinstance(seed, Generator) else generator(seed, "law")
     draws = torch.empty(0, len(model.form.parameters), dtype=y.dtype)
     if freedom > 0 and bootstrap > 0:
-        draws = model.natural(_bootstrap(problem, points, starts, residuals, freedom, bootstrap, chance))
+        draws = model.natural(_bootstrap(problem, points, starts, misfit, freedom, bootstrap, chance))
     return LawFit(
         form=model.form,
         parameters=dict(zip(model.form.parameters, model.natural(points[0]).tolist(), strict=True)),
         intervals=model.intervals(draws, level),
-        aicc=_aicc(residuals, weights, len(model.free)),
-        rms_log_error=float(residuals.square().mean().sqrt()),
+        aicc=_aicc(misfit, weights, len(model.free)),
+        rms_log_error=float((misfit if residuals == "log" else misfit.log1p()).square().mean().sqrt()),
         converged=converged,
         points=len(y),
         level=level,
@@ -145,7 +154,7 @@ def fit_law(
 
 
 def extrapolate(
-    x: Any, y: Any, form: str | Form = "power-offset", share: float = 0.7, **settings: Any
+    x: Any, y: Any, form: str | Form = "power-offset", share: float = 0.7, downward: bool = False, **settings: Any
 ) -> Extrapolation:
     """Fit the smallest sizes and predict the rest.
 
@@ -154,6 +163,7 @@ def extrapolate(
         y: as for `fit_law`.
         form: as for `fit_law`.
         share: of the distinct sizes, how many to fit (rounded up).
+        downward: fit the largest sizes and predict the smaller, as where weights are removed.
         settings: further arguments of `fit_law`.
 
     Raises:
@@ -163,7 +173,7 @@ def extrapolate(
         raise InputError(f"share is how much of the sizes to fit, so it lies in (0, 1); got {share}.")
     model = _Model.of(form, settings.get("fixed"))
     x, y, weights = _data(x, y, settings.pop("weights", None), model)
-    size = x.log() if x.ndim == 1 else x.log().sum(1)
+    size = (x.log() if x.ndim == 1 else x.log().sum(1)) * (-1 if downward else 1)
     steps = size.unique()
     kept = math.ceil(share * len(steps) - 1e-9)
     if kept == len(steps):
@@ -178,7 +188,12 @@ def extrapolate(
 
 
 def compare_forms(
-    x: Any, y: Any, forms: Sequence[str | Form] = ("power-offset", "exponential"), share: float = 0.7, **settings: Any
+    x: Any,
+    y: Any,
+    forms: Sequence[str | Form] = ("power-offset", "exponential"),
+    share: float = 0.7,
+    downward: bool = False,
+    **settings: Any,
 ) -> LawComparison:
     """Fit several laws to the same data and say which one they support, if any.
 
@@ -187,6 +202,7 @@ def compare_forms(
         y: as for `fit_law`.
         forms: two or more.
         share: of the sizes, how many the extrapolation fits.
+        downward: whether these are the largest, as for `extrapolate`.
         settings: further arguments of `fit_law`.
 
     Raises:
@@ -195,16 +211,17 @@ def compare_forms(
     if len(forms) < 2:
         raise InputError(f"a comparison needs two forms or more; got {len(forms)}.")
     fits = {model.name: fit_law(x, y, model, **settings) for model in map(find_form, forms)}
-    errors = {name: _extrapolation_error(x, y, fit.form, share, settings) for name, fit in fits.items()}
+    held = {**settings, "share": share, "downward": downward, "bootstrap": 0}
+    errors = {name: _extrapolation_error(x, y, fit.form, held) for name, fit in fits.items()}
     first, second = sorted(fits, key=lambda name: (math.isnan(fits[name].aicc), fits[name].aicc))[:2]
     clear = fits[second].aicc - fits[first].aicc > 10  # False when either is NaN
     agreed = all(errors[first] < errors[name] for name in fits if name != first)
     return LawComparison(fits, errors, first if clear and agreed else "undecided")
 
 
-def _extrapolation_error(x: Any, y: Any, form: Form, share: float, settings: Mapping[str, Any]) -> float:
+def _extrapolation_error(x: Any, y: Any, form: Form, settings: Mapping[str, Any]) -> float:
     try:
-        return extrapolate(x, y, form, share, **{**settings, "bootstrap": 0}).rms_log_error
+        return extrapolate(x, y, form, **settings).rms_log_error
     except InputError:  # the smaller sizes are fewer than the law's parameters
         return math.nan
 
@@ -316,19 +333,19 @@ def _quantiles(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
 
 
 def _inputs(x: Any, form: Form) -> Tensor:
-    at = torch.as_tensor(x).detach().cpu().double()
+    at = torch.as_tensor(x, dtype=torch.float64).detach().cpu()
     if form.inputs > 1 and (at.ndim == 0 or at.shape[-1] != form.inputs):
-        raise InputError(
-            f"{form.name} takes rows of (parameters, examples), shape (n, 2); got shape {tuple(at.shape)}."
-        )
+        rows = f"rows of ({', '.join(form.columns)}), shape (n, {form.inputs})"
+        raise InputError(f"{form.name} takes {rows}; got shape {tuple(at.shape)}.")
     return at
 
 
 def _data(x: Any, y: Any, weights: Any, model: _Model) -> tuple[Tensor, Tensor, Tensor]:
     """The measurements that are there, double precision; weights with mean 1."""
-    at, value = _inputs(x, model.form), torch.as_tensor(y).detach().cpu().double()
-    weight = torch.ones_like(value) if weights is None else torch.as_tensor(weights).detach().cpu().double()
-    shape = "(n,)" if model.form.inputs == 1 else "(n, 2)"
+    at, value = _inputs(x, model.form), torch.as_tensor(y, dtype=torch.float64).detach().cpu()
+    given = torch.ones_like(value) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+    weight = given.detach().cpu()
+    shape = "(n,)" if model.form.inputs == 1 else f"(n, {model.form.inputs})"
     if (
         value.ndim != 1
         or at.shape[:1] != value.shape

@@ -131,6 +131,7 @@ class Form:
 
     `starts` maps x (n,) or (n, 2) and y (n,) to natural parameters (starts, k) that fit the data's own scale, so the
     units of x and y do not matter. `fixed` holds parameters at a value unless the caller holds them at another.
+    `columns` says what the rows of x hold where a law has several inputs.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Form:
     signed: frozenset[str] = frozenset()
     inputs: int = 1
     fixed: Mapping[str, float] = field(default_factory=dict)
+    columns: tuple[str, ...] = ("parameters", "examples")
 
 
 def find_form(name: str | Form) -> Form:
