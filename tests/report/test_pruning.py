@@ -70,7 +70,7 @@ def test_every_table_holds_its_rows(page):
 
 def test_the_curve_has_the_levels_and_a_point_for_each_control(page):
     values = page.specs()["densities"]["data"]["values"]
-    assert {(v["name"], round(v["x"], 3)) for v in values} == {("imp", 0.3), ("imp", 0.1), ("reinit", 0.1)}
+    assert {(v["series"], round(v["x"], 3)) for v in values} == {("imp", 0.3), ("imp", 0.1), ("reinit", 0.1)}
 
 
 def test_a_result_with_holes_still_makes_a_page(tmp_path):

@@ -58,13 +58,20 @@ def _network(text: str | None) -> str | Callable[..., Any] | None:
     found = re.fullmatch(r"(.+\.py):(\w+)", text or "")
     if not found:
         return text
-    import importlib
+    import importlib.util
+
+    from cloudpickle import register_pickle_by_value
 
     file = Path(found[1])
     if not file.is_file():
         raise InputError(f"--network {text} names the file {file}, which is not there")
-    sys.path.insert(0, str(file.resolve().parent))  # by its name, so that other processes find it, too
-    make: Callable[..., Any] | None = getattr(importlib.import_module(file.stem), found[2], None)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))  # for what the file imports from its own folder
+    spec.loader.exec_module(module)
+    register_pickle_by_value(module)  # other processes cannot import it by its name
+    make: Callable[..., Any] | None = getattr(module, found[2], None)
     if not callable(make):
         raise InputError(f"{file} has no function {found[2]}; --network file.py:function builds the module")
     return make
