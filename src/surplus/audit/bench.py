@@ -17,7 +17,7 @@ from surplus.space import seed_for
 from surplus.stats import Estimate, NonInferiority
 from surplus.tasks import Task
 from surplus.training import Run, Store, code_version, fit, processors
-from surplus.training.engine import Separate
+from surplus.training.engine import engine_for
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Bench:
     def measure_cost(self, steps: int = 12) -> float:
         """Time a few training steps, one thread per processor at work, and scale them to a full run."""
         task, recipe = self.task, self.task.recipe
-        engine = Separate(task.space, task.objective, recipe, [0], torch.device("cpu"))
+        engine = engine_for(task.space, task.objective, recipe, [0], torch.device("cpu"), stacked=False)
         theta = task.space.init(0)[None]
         rows = torch.arange(min(recipe.batch_size, len(task.train)))
         x, y = task.prepare(task.train.inputs[rows])[None], task.train.targets[rows][None]

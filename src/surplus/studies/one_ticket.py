@@ -26,7 +26,7 @@ from surplus.tasks import Augment, Duration, Recipe, Task, task_from
 PAPER = "Morcos, Yu, Paganini & Tian 2019, arXiv 1906.02773"
 EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
 ACCURACY = "test accuracy"
-PLACES = "An MLP's ticket is tied to places in the picture; the paper's networks are convolutional, whose are not."
+PLACES = "An MLP's ticket is tied to places in the picture, that of the paper's convolutional networks is not."
 REWOUND = (
     "Carried weights have had their first steps on the source, which fresh ones lack: the shuffled row has the same"
     " weights at random places."

@@ -32,8 +32,8 @@ TARGET = Claim(
     "search-meets-target",
     "The sizes that the search gives meet the target cost within the tolerance.",
     "Dong & Yang 2019, section 3.2",
-    "Exact multiply-adds of the sizes found, as a share of the full network's: for every seed within [target - 0.05,"
-    " target].",
+    "Exact multiply-adds of the sizes found, as a share of the full network's: for every seed between target - 0.05 and"
+    " target.",
     EVERYWHERE,
 )
 UNIFORM = Claim(

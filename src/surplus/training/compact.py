@@ -13,7 +13,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -77,13 +79,29 @@ def compact(space: WeightSpace, coordinates: Sequence[Any], optimiser: str = "sg
     masks = torch.stack([c.mask for c in coordinates])
     if all(bool(m[space.prunable].all()) for m in masks):
         return None
+    if space not in _PATHS:
+        _PATHS[space] = _paths(space)
+    paths = _PATHS[space]
+    if paths is None:
+        return None
+    with torch.no_grad():
+        return _compact(space, masks, *paths)
+
+
+_PATHS: WeakKeyDictionary[WeightSpace, tuple[list[Link], str | None] | None] = WeakKeyDictionary()
+"""What was found of each network, since a search asks again for every level of pruning."""
+
+
+def _paths(space: WeightSpace) -> tuple[list[Link], str | None] | None:
+    """How units pass from layer to layer, and which layer alone reads the inputs; None if this cannot be followed."""
     try:
         graph = trace(space.module)
     except InputError:
         return None
-    with torch.no_grad():
-        found = _compact(space, masks, links(space.module, graph), entrance(space.module, graph))
-    return found if found.space.size < WORTH * space.size else None
+    learnt = {b.name for b in space.blocks}
+    joined = [k for k in links(space.module, graph) if {f"{k.before}.weight", f"{k.after}.weight"} <= learnt]
+    first = entrance(space.module, graph)
+    return joined, first if f"{first}.weight" in learnt else None
 
 
 class Rest:
@@ -113,7 +131,7 @@ class Rest:
         return self.theta.masked_scatter(self.where, self.z)
 
 
-def _compact(space: WeightSpace, masks: Tensor, joined: Sequence[Link], first: str | None) -> Compact:
+def _compact(space: WeightSpace, masks: Tensor, joined: Sequence[Link], first: str | None) -> Compact | None:
     layers = [space.split(mask) for mask in masks]
     rows: dict[str, list[Tensor]] = {}  # by layer and replica: which outputs are heard
     for link in reversed(joined):
@@ -125,6 +143,8 @@ def _compact(space: WeightSpace, masks: Tensor, joined: Sequence[Link], first: s
     kept = {name: _filled(units) for name, units in rows.items()}  # (K, n) each
     columns = None if read is None else _filled(read)
     cuts = list(_cuts(space.module, joined, first, kept, columns))
+    if _size(space, cuts) >= WORTH * space.size:
+        return None
     index = torch.stack([_index(space, cuts, k) for k in range(len(masks))])
     small = WeightSpace(_Small(_smaller(space.module, joined, first, kept, columns)))
     small.vmaps, small.has_dropout = space.vmaps, space.has_dropout
@@ -164,6 +184,15 @@ def _cuts(
         yield f"{link.after}.weight", 1, width, units
     if columns is not None:
         yield f"{first}.weight", 1, int(weighted(module, str(first)).weight.shape[1]), columns
+
+
+def _size(space: WeightSpace, cuts: Sequence[tuple[str, int, int, Tensor]]) -> int:
+    """How many weights will be left."""
+    shapes = {b.name: list(b.shape) for b in space.blocks}
+    for name, axis, width, units in cuts:
+        if name in shapes:
+            shapes[name][axis] = shapes[name][axis] // width * units.shape[1]
+    return sum(prod(shape) for shape in shapes.values())
 
 
 def _index(space: WeightSpace, cuts: Sequence[tuple[str, int, int, Tensor]], replica: int) -> Tensor:

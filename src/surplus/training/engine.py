@@ -1,4 +1,4 @@
-"""Gradients of K networks on K batches: one program for a stack of small networks, ordinary autograd for each else.
+"""Gradients of K networks on K batches: by hand for chains, one program for a stack, ordinary autograd for each else.
 
 (theta (K, P), x (K, B, ...), y (K, B, ...))  ->  outputs (K, B, ...), losses (K, B), gradients (K, P)
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,17 +14,11 @@ from torch import Tensor, nn
 
 from surplus.space import WeightSpace, seed_for, seeded
 from surplus.tasks import Objective, Recipe
-
-Weigh = Callable[[Tensor], Tensor | None]
-"""Losses (K, B) -> weights (K, B) of the examples in mean(w * loss); None means that all count the same."""
-
-
-Lose = Callable[[Tensor], Tensor | None]
-"""Outputs (K, B, ...) -> losses (K, B), differentiable, row k of the outputs of row k; None means the objective's."""
+from surplus.training.chain import Chain, Lose, Weigh
 
 
 class Engine(Protocol):
-    """What both engines do."""
+    """What every engine does."""
 
     def __call__(
         self, theta: Tensor, x: Tensor, y: Tensor, step: int, weigh: Weigh | None = None, loss: Lose | None = None
@@ -35,6 +29,24 @@ class Engine(Protocol):
     def outputs(self, theta: Tensor, x: Tensor, step: int, draw: int = 0) -> Tensor:
         """What the forward pass of training gives: (K, B, ...), without gradient; `draw`: another draw of dropout."""
         ...
+
+
+def engine_for(
+    space: WeightSpace,
+    objective: Objective,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    device: torch.device,
+    *,
+    stacked: bool,
+) -> Engine:
+    """The fastest engine that the network allows: by hand, in one program, or one network after another."""
+    chain = Chain.of(space, objective, recipe)
+    if chain is not None:
+        return chain
+    if stacked:
+        return Stacked(space, objective, recipe, len(seeds), device)
+    return Separate(space, objective, recipe, seeds, device)
 
 
 class Stacked:

@@ -21,7 +21,7 @@ from surplus.errors import InputError, check_device
 from surplus.reparam import Identity, Mask, Reparametrisation
 from surplus.tasks import CLASSIFICATION, Recipe, Task
 from surplus.training.compact import Compact
-from surplus.training.engine import Engine, Separate, Stacked
+from surplus.training.engine import Engine, engine_for
 from surplus.training.executor import fan_out, processors, threads
 from surplus.training.loop import Loop, Plan, curve_table, history_table
 from surplus.training.observers import Observer
@@ -391,9 +391,8 @@ def _step_seconds(plan: Plan, small: Compact | None, x: Tensor, y: Tensor, steps
     x, y = x.expand(k, *x.shape), y.expand(k, *y.shape)
     theta = plan.task.space.init_many(plan.seeds)
     theta, x = (small.gather(theta), small.inputs(x)) if small else (theta, x)
-    if k > 1:
-        return _seconds(Stacked(space, objective, plan.recipe, k, x.device), theta, x, y, steps)
-    return _seconds(Separate(space, objective, plan.recipe, [0], x.device), theta, x, y, steps)
+    engine = engine_for(space, objective, plan.recipe, plan.seeds, x.device, stacked=k > 1)
+    return _seconds(engine, theta, x, y, steps)
 
 
 def _seconds(engine: Engine, theta: Tensor, x: Tensor, y: Tensor, steps: int) -> float:

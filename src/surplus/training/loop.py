@@ -25,7 +25,7 @@ from surplus.space.per_example import per_example_grads
 from surplus.tasks import Recipe, Task
 from surplus.training.augment import augment, draw
 from surplus.training.compact import Compact, Rest, compact
-from surplus.training.engine import Engine, Separate, Stacked
+from surplus.training.engine import Engine, engine_for
 from surplus.training.observers import Observer, Step
 from surplus.training.optim import OPTIMISERS, Optimiser, clip_per_replica, learning_rate
 from surplus.training.record import ExampleRecord
@@ -413,11 +413,9 @@ class Loop:
         return learning_rate(self.recipe, step, self.plan.total, self.plan.steps_per_epoch)
 
     def _engine(self) -> Engine:
-        objective = self.task.objective
-        if self.plan.stacked:
-            return Stacked(self.space, objective, self.recipe, len(self.plan.seeds), self.device)
         seeds = self.leaders if self.rule.one_draw else self.plan.seeds
-        return Separate(self.space, objective, self.recipe, seeds, self.device)
+        objective, stacked = self.task.objective, self.plan.stacked
+        return engine_for(self.space, objective, self.recipe, seeds, self.device, stacked=stacked)
 
     def _recorder(self) -> ExampleRecord:
         def write(name: str, content: bytes) -> None:
