@@ -65,6 +65,8 @@ class Arm:
         values = self.per_example.mean(1) * (1 if task.objective.higher_is_better else -1)
         estimate = Estimate.over(values)
         low, high = estimate.interval(level)
+        if "accuracy" in task.objective.metric_name:  # Student's interval of few seeds knows no bounds
+            low, high = low.clamp(min=0), high.clamp(max=1)
         size = {f.name: self._mean([getattr(s, f.name) for s in self.sizes]) for f in fields(Size)}
         top = {"top5": number(_top_five(self.runs))} if len(task.train.classes) > 10 else {}
         return {

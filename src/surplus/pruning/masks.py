@@ -310,55 +310,58 @@ def _keep_global(
     score: Tensor, blocks: Sequence[Block], total: int, alive: Tensor, least: int, generator: Generator | None
 ) -> Tensor:
     """Keep the `total` best of all blocks together, after each block's best `least`."""
-    where = _positions(blocks, score.device)
-    if total > int(alive[where].sum()):
-        raise InputError(f"{total:,} weights cannot be kept: only {int(alive[where].sum()):,} are alive")
-    if not least:
-        return _with_kept(alive, where, _best(score, where[alive[where]], total, generator))
+    inside = _inside(blocks, alive)
+    there = alive & inside
+    available = int(there.sum())
+    if total > available:
+        raise InputError(f"{total:,} weights cannot be kept: only {available:,} are alive")
     reserved = torch.zeros_like(alive)
-    for block in blocks:
-        own = _positions([block], score.device)
-        own = own[alive[own]]
-        reserved[_best(score, own, min(least, len(own)), generator)] = True
+    for block in blocks if least else ():
+        own = there[block.slice]
+        reserved[block.slice] = _best(score[block.slice], own, min(least, int(own.sum())), generator)
     free = total - int(reserved.sum())
     if free < 0:
         raise _too_few(total, least, len(blocks))
-    others = where[alive[where] & ~reserved[where]]
-    return _with_kept(alive, where, torch.cat([reserved.nonzero().squeeze(1), _best(score, others, free, generator)]))
+    return (alive & ~inside) | reserved | _best(score, there & ~reserved, free, generator)
 
 
 def _keep_layers(
     score: Tensor, blocks: Sequence[Block], quotas: Sequence[int], alive: Tensor, generator: Generator | None
 ) -> Tensor:
-    kept = []
+    out = alive.clone()
     for block, quota in zip(blocks, quotas, strict=True):
-        own = _positions([block], score.device)
-        own = own[alive[own]]
-        if quota > len(own):
+        own = alive[block.slice]
+        if quota > int(own.sum()):
             raise InputError(
-                f"{quota:,} weights of {block.name} cannot be kept: only {len(own):,} of {block.size:,} are alive"
+                f"{quota:,} weights of {block.name} cannot be kept: only {int(own.sum()):,} of {block.size:,} are alive"
             )
-        kept.append(_best(score, own, quota, generator))
-    return _with_kept(alive, _positions(blocks, score.device), torch.cat(kept))
+        out[block.slice] = _best(score[block.slice], own, quota, generator)
+    return out
 
 
-def _best(score: Tensor, where: Tensor, count: int, generator: Generator | None) -> Tensor:
-    """The `count` positions of highest score among `where`."""
-    if generator is not None:
-        where = where[torch.randperm(len(where), generator=generator, device=generator.device).to(where.device)]
-    values = score[where]
+def _best(score: Tensor, there: Tensor, count: int, generator: Generator | None) -> Tensor:
+    """The `count` places of highest score among those that are there, as booleans."""
+    values = score[there]
     if values.isnan().any():
         raise InputError(f"{int(values.isnan().sum()):,} scores are NaN; a score that overflowed cannot rank weights")
-    if not count:
-        return where[:0]
+    if count in (0, len(values)):
+        return there if count else torch.zeros_like(there)
     least = values.kthvalue(len(values) - count + 1).values  # several times faster than sorting all
-    above, ties = values > least, (values == least).nonzero().squeeze(1)
-    need = count - int(above.sum())  # exact: ties cannot over-prune
-    return torch.cat([where[above], where[ties[len(ties) - need :]]])
+    kept = there & (score > least)
+    ties = (there & (score == least)).nonzero().squeeze(1)
+    if generator is not None:
+        ties = ties[torch.randperm(len(ties), generator=generator, device=generator.device).to(ties.device)]
+    need = count - int(kept.sum())  # exact: ties cannot over-prune
+    kept[ties[len(ties) - need :]] = True
+    return kept
 
 
-def _with_kept(alive: Tensor, where: Tensor, kept: Tensor) -> Tensor:
-    return alive.index_fill(0, where, False).index_fill(0, kept, True)
+def _inside(blocks: Sequence[Block], like: Tensor) -> Tensor:
+    """(P,) whether a weight belongs to one of the blocks."""
+    out = torch.zeros_like(like, dtype=torch.bool)
+    for block in blocks:
+        out[block.slice] = True
+    return out
 
 
 def _positions(blocks: Sequence[Block], device: torch.device) -> Tensor:

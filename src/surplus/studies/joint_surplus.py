@@ -188,7 +188,7 @@ def draw(result: StudyResult) -> Any:
     cost.set_xlabel("multiply-adds of training, all cuts so far", fontsize=7)
     cost.set_ylabel(ACCURACY, fontsize=7)
     cost.legend(fontsize=6, frameon=False)
-    dots(forgotten, [r for r in of[HARD.slug].rows if r["quantity"] == AUC])
+    dots(forgotten, [r for r in of[HARD.slug].rows if r["quantity"] == AUC and r["part"] == "test"])
     forgotten.axvline(0.5, color=COLOURS["undecided"], lw=0.5)
     forgotten.set_xlabel(f"{AUC}, 95%", fontsize=7)
     conditions = [r for m in (of[RANDOM_HALF.slug], of[HARD_HALF.slug]) for r in m.rows if " - " in r["row"]]

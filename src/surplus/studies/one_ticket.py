@@ -8,6 +8,7 @@ MLPs in place of VGG-19 and ResNet-50; MNIST and CIFAR-10 in grey, on 32x32 pixe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,8 @@ from surplus.data import Dataset, Splits, split
 from surplus.pruning.transfer import Transfer, recovered_fraction, transfers, unify
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits
-from surplus.studies.results import Claim, Measured, Scale, decide
+from surplus.studies.figures import COLOURS, dots, grid
+from surplus.studies.results import Claim, Measured, Scale, StudyResult, decide
 from surplus.studies.verdicts import Check, Row, arm, beats, exactly, table_row, two_stderr, within
 from surplus.tasks import Augment, Duration, Recipe, Task, task_from
 
@@ -131,12 +133,38 @@ PROTOCOLS: dict[Scale, Protocol] = {
 }
 
 
+def draw(result: StudyResult) -> Any:
+    """Accuracy of all arms, a panel per claim and target; then the differences, which decide."""
+    panels: list[tuple[Measured, str, list[Row]]] = []
+    for m in result.measured:
+        arms = [r for r in m.rows if r["quantity"] == ACCURACY and " - " not in r["row"]]
+        for target in dict.fromkeys(_target(r) for r in arms):
+            rows = [r for r in arms if _target(r) == target]
+            panels.append((m, target, [{**r, "row": r["row"].removesuffix(f" to {target}")} for r in rows]))
+    sheet, axes = grid(len(panels) + 1)
+    for panel, (m, target, rows) in zip(axes, panels, strict=False):
+        dots(panel, [{**r, "density": None} for r in rows])
+        panel.set_title(f"{m.claim.slug}: {m.verdict}", fontsize=8, color=COLOURS[m.verdict], loc="left")
+        panel.set_xlabel(f"{ACCURACY} on {target}", fontsize=7)
+    differences = [r for m in result.measured for r in m.rows if " - " in r["row"]]
+    dots(axes[-1], [{**r, "density": None} for r in differences])
+    axes[-1].axvline(0, color=COLOURS["undecided"], lw=0.5)
+    axes[-1].set_xlabel(f"difference in {ACCURACY}, 2 SE either side", fontsize=7)
+    return sheet
+
+
+def _target(row: Row) -> str:
+    """What an arm was trained on, the last part of its name: "own, a to a", "dense, a"."""
+    return str(re.split(" to |, ", row["row"])[-1])
+
+
 @study(
     slug="one-ticket",
     paper=PAPER,
     title="One ticket to win them all: generalizing lottery ticket initializations across datasets and optimizers",
     claims=(WITHIN, ACROSS, BIGGER, OPTIMISERS),
     protocols=PROTOCOLS,
+    draw=draw,
 )
 def one_ticket(claim: Claim, bench: Bench[TransferProtocol]) -> Measured:
     """Tickets on data and under optimisers that they were not found with."""
