@@ -16,6 +16,9 @@ from surplus.space import WeightSpace, generator
 # Every network of the room in a small size: name -> (input_shape, outputs, options).
 CASES = {
     "mlp": ((1, 6, 6), 3, {"widths": (7, 5)}),
+    "gated-mlp": ((1, 6, 6), 3, {"width": 6, "blocks": 3}),
+    "gated-resnet": ((3, 8, 8), 3, {"depth": 14, "width": 0.5}),
+    "sized-resnet": ((3, 7, 5), 3, {"widths": (4, 6, 5, 3, 8), "depths": (1, 1)}),
     "lenet-300-100": ((10,), 3, {}),
     "lenet-5": ((1, 16, 16), 3, {"width": 0.5}),
     "conv-2": ((3, 6, 6), 3, {"width": 1 / 16}),

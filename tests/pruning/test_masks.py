@@ -1,5 +1,7 @@
 """Exact counts, nesting, scopes, and agreement with torch's own pruning."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -200,3 +202,13 @@ def test_nan_scores_and_replicas_are_refused(lenet):
         keep_top(lenet, torch.zeros(2, lenet.size), density=0.5)
     with pytest.raises(InputError, match=r"lies in \[0, 1\)"):
         cut(lenet, lenet.init(0).abs(), torch.ones(lenet.size, dtype=torch.bool), 1.0)
+
+
+def test_many_rounds_by_layer_never_give_a_weight_back():
+    from surplus.pruning import iterate_score
+
+    sizes = [64, 64, 64, 64, 10]
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+    space = WeightSpace(lambda: torch.nn.Sequential(*layers[:-1]))
+    mask = iterate_score("magnitude", space, space.init(0), density=0.005, rounds=100, scope="layer")
+    assert int(mask[space.prunable].sum()) == round(0.005 * int(space.prunable.sum()))

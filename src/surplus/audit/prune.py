@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
+from pydantic import BaseModel
 
 from surplus.audit.pruned import Pruned, Pruning
-from surplus.errors import InputError, unknown
+from surplus.errors import InputError, settings_of, unknown
 from surplus.pruning.controls import DENSE, MASKED, train_controls, train_scratch
 from surplus.pruning.evidence import report, report_structured
 from surplus.pruning.imp import Level, at_start, early_step, imp, imp_levels
@@ -59,10 +60,10 @@ def prune(
     fitting: dict[str, Any] = {"device": s.device, "store": store}
     arguments = check_arguments(task, s, row)
     tell(f"training {s.seeds} dense networks")
+    if row.kind == "structured pruning":
+        return _structured(task, s, row, arguments, fitting, tell)
     dense = fit(task, seeds=s.seeds, **fitting)
     tell(f"pruning by {row.name}")
-    if row.kind == "structured pruning":
-        return _structured(task, s, row, dense, arguments, fitting, tell)
     levels, law = _levels(task, s, row, dense, arguments, fitting, tell)
     tell("training controls: " + ", ".join(s.controls))
     step = arguments.get("rewind_step", 0) if levels[-1].density < 1 else 0
@@ -111,11 +112,9 @@ def check_arguments(task: Task, s: Pruning, row: Method) -> dict[str, Any]:
             arguments[name] = value
     if "rewind_step" in takes and s.rewind is None:
         arguments["rewind_step"] = early_step(task)
-    own = [n for n in takes if n not in ("task", "density", "keep", *given, *_FIT)]
-    for name, value in s.options.items():
-        if name not in own:
-            raise unknown(f"option of {row.name}", name, own)
-        arguments[name] = value
+    if s.until is not None and row.kind == "structured pruning":
+        raise InputError(f"{row.name} leaves smaller networks of a size that is asked for; leave until out")
+    arguments |= _options(s, row, [n for n in takes if n not in ("task", "density", "keep", *given, *_FIT)])
     if s.score is not None:
         find("weight score", s.score)
     for name in s.controls:
@@ -124,6 +123,25 @@ def check_arguments(task: Task, s: Pruning, row: Method) -> dict[str, Any]:
     if row.kind == "weight score":
         arguments["score"] = row.name
     return arguments
+
+
+def _options(s: Pruning, row: Method, own: Sequence[str]) -> dict[str, Any]:
+    """The method's own settings; those of a settings object by their names, too.
+
+    Raises:
+        InputError: an option that the method does not have, or a value that it cannot take.
+    """
+    hint = get_type_hints(row.fn).get("settings") if "settings" in own else None
+    kinds = [k for k in (hint, *get_args(hint)) if isinstance(k, type) and issubclass(k, BaseModel)]
+    inner = [n for k in kinds for n in k.model_fields]
+    for name in s.options:
+        if name not in (*own, *inner):
+            raise unknown(f"option of {row.name}", name, [*(n for n in own if n != "settings"), *inner])
+    changes = {k: v for k, v in s.options.items() if k in inner and k not in own}
+    found = {k: v for k, v in s.options.items() if k not in changes}
+    if changes:
+        found["settings"] = settings_of(kinds[0], **changes)
+    return found
 
 
 def _takes(row: Method) -> Mapping[str, inspect.Parameter]:
@@ -233,19 +251,16 @@ def _law(task: Task, s: Pruning, levels: Sequence[Level]) -> dict[str, Any] | No
 
 
 def _structured(
-    task: Task,
-    s: Pruning,
-    row: Method,
-    dense: Run,
-    arguments: dict[str, Any],
-    fitting: dict[str, Any],
-    tell: Tell,
+    task: Task, s: Pruning, row: Method, arguments: dict[str, Any], fitting: dict[str, Any], tell: Tell
 ) -> Pruned:
-    if s.until is not None:
-        raise InputError(f"{row.name} leaves smaller networks of a size that is asked for; leave --until out")
+    """Smaller networks beside the dense ones that they came from, which are the method's own where it has any."""
+    reference, seeds = row.traits.get("reference"), list(range(s.seeds))
+    network = {"network": arguments["network"]} if "network" in arguments else {}
+    dense = fit(task, seeds=seeds, **fitting) if reference is None else reference(task, seeds, **network, **fitting)
+    tell(f"pruning by {row.name}")
     runs = list(row.fn(task, keep=s.density, **arguments, **fitting))
     tell("training the smaller networks from scratch")
-    controls = train_scratch(task, runs, **fitting)
+    controls = train_scratch(dense.task, runs, **fitting)
     tell("weighing the evidence")
-    found = report_structured(task, dense, runs, controls, margin=s.margin, level=s.level)
-    return Pruned(task, s, dense, [], runs, dict(controls), found | {"law": None})
+    found = report_structured(dense.task, dense, runs, controls, margin=s.margin, level=s.level)
+    return Pruned(dense.task, s, dense, [], runs, dict(controls), found | {"law": None})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from surplus import __version__
@@ -564,7 +565,7 @@ def study_run(
     for row in result.as_dict()["claims"]:
         m = row["measured"]
         number = row["note"] if m["value"] is None else f"{cell(m['value'])} ({range_of(m, 'low', 'high')})"
-        table.add_row(row["verdict"], row["statement"], row["criterion"], number)
+        table.add_row(*map(escape, (row["verdict"], row["statement"], row["criterion"], number)))
     Console(highlight=False).print(table)
     told = "shows that the study runs; its verdicts are no evidence" if scale == "smoke" else "as its manifest says"
     say(f"\nScale {scale}: {told}. Files: {out / slug}.json, {out / slug}.svg")

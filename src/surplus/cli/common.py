@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from surplus.errors import InputError
@@ -83,7 +84,7 @@ def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     for i, name in enumerate(columns):
         table.add_column(name.replace("_", " ").strip(), overflow="fold", no_wrap=not i)
     for row in rows:
-        table.add_row(*(cell(row.get(name)) for name in columns))
+        table.add_row(*(escape(cell(row.get(name))) for name in columns))
     Console(highlight=False).print(table)
 
 

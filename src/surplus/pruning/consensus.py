@@ -154,7 +154,22 @@ def static_task(task: Task, theta: Tensor, kept: Tensor) -> tuple[Task, Tensor]:
     return smaller_task(task, module.static(kept.cpu()))
 
 
-@method("structured pruning", paper=_PAPER)
+def ungated(task: Task, seeds: Sequence[int], *, network: dict[str, Any] | None = None, **options: Any) -> Run:
+    """The network with all of its units and no gates, trained: what a consensus is compared with.
+
+    Args:
+        task: as for `consensus_subnetwork`.
+        seeds: one replica each, from the initial weights of the gated network.
+        network: options of the gated network that stands in for the task's own.
+        options: of `fit`.
+    """
+    gated = gated_task(task, **(network or {}))
+    every = torch.ones(sum(_gated(gated).units), dtype=torch.bool)
+    made = [static_task(gated, theta, every) for theta in gated.space.init_many(seeds)]
+    return fit(made[0][0], seeds=seeds, start=torch.stack([theta for _, theta in made]), **options)
+
+
+@method("structured pruning", paper=_PAPER, reference=ungated)
 def consensus_subnetwork(
     task: Task,
     *,

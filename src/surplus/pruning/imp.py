@@ -100,7 +100,7 @@ def imp_levels(
         rewind_step: k; 0 rewinds to the initial weights.
         seeds: one replica each.
         scope: "global" for one threshold, "layer" for the rate in every layer (with `levels`, the output layer at half
-            of it), "neuron" for whole units, "2:4" and the like for so many of each group of inputs.
+            of it), "neuron" for whole units.
         exclude: layers to leave whole.
         options: of `fit` (store, execution, device, jobs).
 

@@ -106,6 +106,7 @@ def keep_top(
         if scope == "global":
             return _keep_global(score, blocks, total, alive, min_per_layer, generator)
         quotas = whole_counts([total * b.size / sum(c.size for c in blocks) for b in blocks], total)
+        quotas = _within(quotas, [int(alive[b.slice].sum()) for b in blocks])
     available = [int(alive[b.slice].sum()) for b in blocks]
     return _keep_layers(score, blocks, _at_least(quotas, available, min_per_layer), alive, generator)
 
@@ -414,6 +415,18 @@ def _ideal(blocks: Sequence[Block], layer_density: Mapping[str, float]) -> list[
     if odd:
         raise InputError(f"a layer's density lies in [0, 1]; got {odd}")
     return [layer_density[b.name] * b.size for b in blocks]
+
+
+def _within(quotas: list[int], available: list[int]) -> list[int]:
+    """No layer keeps more than it has: rounding may give a small layer one weight back when the total falls.
+
+    What a layer cannot take goes to those with the most room.
+    """
+    capped = [min(q, n) for q, n in zip(quotas, available, strict=True)]
+    for _ in range(min(sum(quotas), sum(available)) - sum(capped)):
+        room = [n - q for q, n in zip(capped, available, strict=True)]
+        capped[room.index(max(room))] += 1
+    return quotas if sum(quotas) > sum(available) else capped
 
 
 def _at_least(quotas: list[int], available: list[int], least: int) -> list[int]:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from surplus.errors import InputError
 from surplus.pruning.budgets import Kind, density_schedule, prunable_blocks
-from surplus.pruning.masks import Scope, keep_top
+from surplus.pruning.masks import Scope, keep_top, pattern_of
 from surplus.registry import find
 from surplus.space import WeightSpace
 from surplus.space import generator as seeded_generator
@@ -53,7 +53,7 @@ def first_gradient(
     if batch is None:
         raise InputError("this score reads the loss on examples; give it a batch (inputs, targets)")
     x, y = batch
-    point = theta.detach().clone().requires_grad_()
+    point = theta.detach().requires_grad_()
     with torch.enable_grad():
         value = loss(space.apply(point, x, buffers, train=train) / temperature, y).mean()
         (g,) = torch.autograd.grad(value, point, create_graph=create_graph)
@@ -108,6 +108,7 @@ def iterate_score(
     row = find("weight score", score) if isinstance(score, str) else None
     fn = cast(Score, score if row is None else row.fn)
     rounds = rounds or (row.traits.get("rounds", 1) if row else 1)
+    rounds = 1 if pattern_of(scope) else rounds  # a pattern has one density
     exclude = tuple(exclude)
     mask = torch.ones(space.size, dtype=torch.bool, device=theta.device)
     size = sum(b.size for b in prunable_blocks(space, exclude))

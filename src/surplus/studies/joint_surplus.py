@@ -24,12 +24,12 @@ from surplus.pruning.imp import Level, from_masks, imp, levels_from, to_density
 from surplus.pruning.small_dense import small_dense
 from surplus.pruning.training_cost import training_macs
 from surplus.space import generator
-from surplus.stats import Estimate, Interval, auc, rank_correlation
+from surplus.stats import Estimate, Interval, auc, bootstrap, rank_correlation
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits
 from surplus.studies.figures import COLOURS, dots, grid
 from surplus.studies.results import Claim, Measured, Scale, StudyResult, decide
-from surplus.studies.verdicts import Check, Row, above, arm, beats, exactly, table_row, two_stderr, within
+from surplus.studies.verdicts import Check, Row, Verdict, above, arm, beats, exactly, table_row, two_stderr, within
 from surplus.tasks import Augment, Duration, Recipe, Task, task_from
 from surplus.training import Run, predict
 
@@ -42,6 +42,8 @@ ALSO_SEEDS = (
     " how much of this is the seed's doing and not pruning's."
 )
 AUC, RHO = "AUC: hard examples are forgotten", "rank correlation of hardness and forgetting"
+_NARROW = 0.005
+"""Half of the margin of the claims, by which every such comparison is read once more."""
 
 FORGETS = Claim(
     "pruning-changes-answers",
@@ -53,16 +55,17 @@ FORGETS = Claim(
 )
 HARD = Claim(
     "what-is-forgotten-is-hard",
-    "The examples that a pruned network forgets are the hard ones.",
+    "The examples that a pruned network forgets are hard, more so than those that another seed forgets.",
     "a question of this project; Hooker et al. 2019 find them hard for people, too",
     "Test examples that all of several independent dense networks answer rightly, 5% density; forgotten are those that"
     " more tickets than dense networks of the same seeds answer wrongly. AUC of EL2N, early in training of still other"
-    " networks, for the forgotten ones: 95% interval above 0.7.",
+    " networks, for the forgotten ones: 95% interval above 0.7; and larger than the AUC for those that more dense"
+    " networks of other seeds answer wrongly: 95% interval of the difference, bootstrap over examples, above 0.",
     EVERYWHERE,
 )
 RANDOM_HALF = Claim(
     "half-of-the-data-finds-a-ticket",
-    "A ticket found on a random half of the data is as good as one found on all of it.",
+    "A ticket found on a random half of the data is no more than one point worse than one found on all of it.",
     "a question of this project",
     "Density 10%, both trained on all data at the end: test accuracy of the ticket found on a random half - of the one"
     " found on all data, 2 SE interval paired by seed above -0.01.",
@@ -70,14 +73,14 @@ RANDOM_HALF = Claim(
 )
 HARD_HALF = Claim(
     "the-hard-half-finds-a-ticket",
-    "A ticket found on the harder half of the data is as good as one found on all of it.",
+    "A ticket found on the harder half of the data is no more than one point worse than one found on all of it.",
     "a question of this project",
     "As for the random half, with the half of highest EL2N: 2 SE interval paired by seed above -0.01.",
     EVERYWHERE,
 )
 ADDITIVE = Claim(
     "losses-add-up",
-    "What is lost without half of the data and what is lost without nine tenths of the weights add up.",
+    "What is lost without half of the data and without nine tenths of the weights adds up, to within one point.",
     "a question of this project",
     "Test accuracy, trained and pruned on a random half or on all data: (all, dense) + (half, 10%) - (half, dense) -"
     " (all, 10%), 2 SE interval paired by seed within [-0.01, 0.01].",
@@ -188,10 +191,12 @@ def draw(result: StudyResult) -> Any:
     cost.set_xlabel("multiply-adds of training, all cuts so far", fontsize=7)
     cost.set_ylabel(ACCURACY, fontsize=7)
     cost.legend(fontsize=6, frameon=False)
-    dots(forgotten, [r for r in of[HARD.slug].rows if r["quantity"] == AUC and r["part"] == "test"])
+    areas = [r for r in of[HARD.slug].rows if r["quantity"] == AUC and r["part"] == "test"]
+    dots(forgotten, [r for r in areas if "difference" not in r])
     forgotten.axvline(0.5, color=COLOURS["undecided"], lw=0.5)
     forgotten.set_xlabel(f"{AUC}, 95%", fontsize=7)
     conditions = [r for m in (of[RANDOM_HALF.slug], of[HARD_HALF.slug]) for r in m.rows if " - " in r["row"]]
+    conditions = [r for r in conditions if "margin" not in r]
     dots(halves, list({r["row"]: r for r in conditions}.values()))
     halves.axvline(0, color=COLOURS["undecided"], lw=0.5)
     halves.set_xlabel(f"difference in {ACCURACY}, 2 SE either side", fontsize=7)
@@ -235,22 +240,23 @@ def pruning_changes_answers(bench: Bench[JointProtocol]) -> Measured:
 def forgotten_are_hard(bench: Bench[JointProtocol]) -> Measured:
     """Whether example scores tell which examples are forgotten, on the test and on the training data."""
     rows, arms, d = list[Row](), forgetting_arms(bench), bench.protocol.forgetting
-    checks = []
+    checks = list[Check]()
     for part in ("test", "train"):
         sure = _right(bench, reference(bench), part).all(0)  # (n,) every independent dense network is right
         dense = 1 - _right(bench, arms["dense"], part).double().mean(0)
         scores = hardness_scores(bench, part)
-        for name, run in arms.items():
-            if name == "dense":
-                continue
-            wrong = 1 - _right(bench, run, part).double().mean(0)
+        share = {n: 1 - _right(bench, run, part).double().mean(0) for n, run in arms.items() if n != "dense"}
+        excess = _excess(scores["EL2N"][sure], *((share[n] > dense)[sure] for n in ("ticket", "other dense")))
+        more, notes = f"ticket - other dense: EL2N, {part}", {"density": d, "part": part, "difference": True}
+        compared = Check(more, AUC, "> 0", excess, above(excess), notes)
+        for name, wrong in share.items():
             lost = wrong > dense
             for score, values in scores.items():
                 notes = {"density": d, "forgotten": int(lost[sure].sum()), "examples": int(sure.sum()), "part": part}
                 area = _interval(auc(values[sure], lost[sure]))
                 label = f"{name}: {score}, {part}"
                 if (name, score, part) == ("ticket", "EL2N", "test"):
-                    checks.append(Check(label, AUC, "> 0.7", area, above(area, 0.7), notes))
+                    checks += [Check(label, AUC, "> 0.7", area, above(area, 0.7), notes), compared]
                 elif name == "ticket" or score == "EL2N":
                     rows.append(table_row(label, AUC, area, **notes))
                 if name == "ticket" and score == "EL2N":
@@ -259,6 +265,8 @@ def forgotten_are_hard(bench: Bench[JointProtocol]) -> Measured:
                 if name == "ticket":
                     rho = rank_correlation(values, wrong - dense)
                     rows.append(table_row(label, RHO, Interval(rho.value, rho.low, rho.high, 0.95, rho.items), **notes))
+        if part == "train":
+            rows.append(compared.detail())
     return decide(HARD, checks, rows, ALSO_SEEDS)
 
 
@@ -272,6 +280,7 @@ def half_finds_a_ticket(bench: Bench[JointProtocol], claim: Claim) -> Measured:
     mine = HALF["random" if claim is RANDOM_HALF else "hardest"]
     interval = two_stderr(values[mine], values[ALL])
     check = Check(f"{mine} - {ALL}", ACCURACY, "> -0.01", interval, above(interval, -0.01), {"density": p.ticket})
+    rows.append(_narrower(check, above(interval, -_NARROW)))
     others = [n for n in values if n not in (mine, ALL)]
     rows += [beats(mine, n, ACCURACY, values[mine], values[n], density=p.ticket).detail() for n in others]
     rows += [arm(n, ACCURACY, v, density=p.ticket) for n, v in values.items()]
@@ -299,9 +308,15 @@ def losses_add_up(bench: Bench[JointProtocol]) -> Measured:
     apart = found[p.half, 1.0] + found[1.0, p.ticket]
     interval = two_stderr(joined, apart)
     check = Check("both - one by one", ACCURACY, "in [-0.01, 0.01]", interval, within(interval, -0.01, 0.01))
+    rows.append(_narrower(check, within(interval, -_NARROW, _NARROW)))
     chance = _random(bench, _at(bench, chain(bench, "all", 1.0), p.ticket))
     rows.append(arm("random mask, all data", ACCURACY, bench.accuracy(chance.run), density=p.ticket))
     return decide(ADDITIVE, [check], rows)
+
+
+def _narrower(check: Check, verdict: Verdict) -> Row:
+    """The same comparison by half the margin: a line that decides nothing."""
+    return check.detail() | {"row": f"{check.name}, by half a point", "margin": _NARROW, "would": verdict}
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -434,6 +449,16 @@ def _interval(estimate: Estimate, level: float = 0.95) -> Interval:
     half = float(ndtri(0.5 + level / 2) * estimate.stderr)
     value = float(estimate.mean)
     return Interval(value, max(value - half, 0.0), min(value + half, 1.0), level, int(estimate.repeats))
+
+
+def _excess(scores: Tensor, lost: Tensor, otherwise: Tensor) -> Interval:
+    """How much better scores (n,) mark one choice of examples than another; resampling the examples for both."""
+
+    def difference(columns: Tensor) -> float:
+        return float(auc(columns[:, 0], columns[:, 1]).mean - auc(columns[:, 0], columns[:, 2]).mean)
+
+    columns = torch.stack([scores.double(), lost.double(), otherwise.double()], 1)
+    return bootstrap(columns, difference, _chance(0, "bootstrap"))
 
 
 # ---- shared ---------------------------------------------------------------------------------------------------------
