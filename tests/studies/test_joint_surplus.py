@@ -80,26 +80,36 @@ def test_disagreement_is_counted_against_independent_networks(bench, monkeypatch
     assert shares["ticket - dense"] == pytest.approx(7 / 16) and measured.verdict == "holds"
 
 
-@pytest.mark.parametrize(("easy", "verdict"), [(False, "holds"), (True, "fails")])
-def test_what_is_forgotten_is_hard_when_its_score_is_high(bench, task, monkeypatch, easy, verdict):
+@pytest.mark.parametrize(
+    ("easy", "seeds_alone", "verdict"), [(False, False, "holds"), (True, False, "fails"), (False, True, "fails")]
+)
+def test_what_is_forgotten_is_hard_when_its_score_is_higher_than_that_of_what_another_seed_forgets(
+    bench, task, monkeypatch, easy, seeds_alone, verdict
+):
     n = {"test": len(task.test), "train": len(task.train)}
 
     def right(_, run, part):
-        """Independent networks miss the first ten; tickets miss the last forty, too."""
+        """Independent networks miss the first ten, tickets the last forty, too, another seed the same or any forty."""
         table = torch.ones(2, n[part], dtype=torch.bool)
         table[:, :10] = False
-        if run != "others" and run != "dense":
+        if run == "other dense" and not seeds_alone:
+            table[:, 10:410:10] = False
+        elif run not in ("others", "dense"):
             table[:, -40:] = False
         return table
 
-    monkeypatch.setattr(study, "forgetting_arms", lambda _: {k: k for k in ("dense", "ticket", "random mask")})
+    arms = ("dense", "other dense", "ticket", "random mask")
+    monkeypatch.setattr(study, "forgetting_arms", lambda _: {k: k for k in arms})
     monkeypatch.setattr(study, "reference", lambda _: "others")
     monkeypatch.setattr(study, "_right", right)
     line = {p: torch.arange(m).double() * (-1 if easy else 1) for p, m in n.items()}
     monkeypatch.setattr(study, "hardness_scores", lambda _, part: {"EL2N": line[part]})
     measured = study.joint_surplus(HARD, bench)
-    assert measured.verdict == verdict and measured.value == (0 if easy else 1)
-    assert measured.rows[0]["forgotten"] == 40 and measured.rows[0]["examples"] == n["test"] - 10
+    area, excess = measured.rows[:2]
+    assert measured.verdict == verdict and area["value"] == (0 if easy else 1)
+    assert area["forgotten"] == 40 and area["examples"] == n["test"] - 10
+    assert excess["row"] == "ticket - other dense: EL2N, test" and excess["needs"] == "> 0"
+    assert (excess["low"] > 0.3) == (verdict == "holds") and (excess["value"] == 0) == seeds_alone
     assert {r["part"] for r in measured.rows} == {"test", "train"}
 
 
@@ -132,6 +142,21 @@ def test_losses_add_up_when_both_cost_as_much_as_each(bench, monkeypatch, both, 
     measured = study.joint_surplus(ADDITIVE, bench)
     assert measured.verdict == verdict and measured.value == pytest.approx(both - 0.85, abs=1e-6)
     assert len([r for r in measured.rows if "fraction" in r]) == 6
+
+
+@pytest.mark.parametrize(("lost", "verdict", "narrow"), [(0.008, "holds", "fails"), (0.0, "holds", "holds")])
+def test_a_loss_below_a_point_is_told_from_one_below_half_a_point(bench, monkeypatch, lost, verdict, narrow):
+    whole = study._at(bench, study.chain(bench, "all", 1.0), 0.1).run
+    monkeypatch.setattr(Bench, "accuracy", lambda _, run: torch.tensor([0.9, 0.91]) - (0 if run is same else lost))
+    same = whole
+    chain = study.chain
+    kept = {w: chain(bench, w, f) for w, f in (("all", 1.0), ("random", 0.5), ("hardest", 0.5))}
+    kept["all"][1] = type(kept["all"][1])(0.1, kept["all"][1].masks, kept["all"][1].start, same)
+    monkeypatch.setattr(study, "chain", lambda b, which, f: kept[which])
+    measured = study.joint_surplus(RANDOM_HALF, bench)
+    row = next(r for r in measured.rows if r["row"].endswith("by half a point"))
+    assert (measured.verdict, row["would"], row["margin"]) == (verdict, narrow, 0.005) and "verdict" not in row
+    assert row["value"] == pytest.approx(-lost, abs=1e-6)
 
 
 def test_the_protocol_of_a_deep_network_runs_when_it_is_made_small(tmp_path, provided_files):

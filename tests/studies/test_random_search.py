@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from surplus.pruning.random_search import search as _search
 from surplus.studies import Bench, random_search, run_study
 from surplus.studies.random_search import PROTOCOLS
 from surplus.tasks import Duration
@@ -27,6 +28,23 @@ def test_an_arm_per_share_with_its_own_number_of_seeds(bench):
     assert (len(half.gain), len(tenth.gain)) == (3, 4)
     assert all(len(v) == 4 for v in (*tenth.accuracy.values(), *tenth.steps.values()))
     assert (half.gain > 0).all()
+
+
+def test_the_note_tells_what_the_search_gains_and_over_how_many_seeds(bench):
+    measured = random_search.gains_nothing(bench)
+    gains = [r["value"] for r in measured.rows if r["row"] == "best of search - random" and "point" not in r["needs"]]
+    assert "no better by a point" in measured.claim.statement
+    assert f"{100 * gains[0]:+.2f} at 50% (3 seeds), {100 * gains[2]:+.2f} at 10% (4 seeds)" in measured.note
+
+
+def test_a_search_is_done_again_when_the_code_that_it_rests_on_changes(bench, monkeypatch):
+    task, asked = random_search._task(bench), []
+    for changed in ("", "tasks", "training", "pruning"):
+        monkeypatch.setattr(random_search, "code_version", lambda *rooms, c=changed: f"{c in rooms}-{c}"[:9])
+        found = random_search._searched(bench, task, 0.1, [0])
+        monkeypatch.setattr(random_search, "search", lambda *a, **k: asked.append(1) or _search(*a, **k))
+        assert found[0].shape[0] == 1
+    assert len(asked) == 3
 
 
 def test_random_networks_are_drawn_anew_and_come_from_the_parent_of_their_seed(bench):

@@ -25,6 +25,22 @@ def test_each_rate_and_share_has_a_row_for_initial_late_and_fresh_weights(bench)
         assert rows[f"fresh theta_0, lr {rate}", "R_0.2 with theta_T"] == pytest.approx(0.2, abs=0.1)
 
 
+def test_sparse_overlaps_are_those_of_masked_starts_with_the_fine_tuned_end(bench):
+    measured = weight_correlation.weight_correlation(FALLS, bench)
+    rows = [r for r in measured.rows if r["quantity"] == "R_0.2 with fine-tuned end"]
+    assert [(r["row"], round(r["density"], 2)) for r in rows[:2]] == [
+        ("theta_0 m, lr 0.003", 0.5),
+        ("fresh theta_0 m, lr 0.003", 0.5),
+    ]
+    assert len(rows) == 6 and rows[0]["value"] > 0.5 > 0.35 > rows[1]["value"]
+
+
+def test_rates_at_which_networks_hardly_train_are_named():
+    assert weight_correlation._hardly_trained({0.003: 0.9, 0.03: 0.98}) == []
+    (said,) = weight_correlation._hardly_trained({0.003: 0.9, 0.03: 0.98, 0.3: 0.25})
+    assert "0.3 (mean accuracy 0.25)" in said and "0.003" not in said
+
+
 @pytest.mark.parametrize(
     ("drop", "fresh", "verdict"), [(0.1, 0.21, "holds"), (-0.1, 0.21, "fails"), (0.1, 0.3, "fails")]
 )

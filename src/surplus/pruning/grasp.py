@@ -4,7 +4,8 @@
 
 Removing weight q changes the flow g.g by about -2 theta_q (Hg)_q, so the paper removes the highest -theta * (Hg); our
 score has the other sign, high = keep. The authors' code draws linear layers anew for the scoring copy and scores with
-the batch's own statistics; here theta is scored as it is, in evaluation mode unless `train`.
+the batch's own statistics; here theta is scored as it is, in evaluation mode unless `train`. g and H are those of all
+parameters, biases and normalisation among them, where the authors' code takes weights of layers alone.
 """
 
 from __future__ import annotations

@@ -53,7 +53,12 @@ from surplus.training import evaluate
 
 EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
 ACCURACY = "test accuracy"
-MARGIN = 0.02
+MARGIN = 0.005
+"""Of non-inferiority on the digits."""
+EARLIER = (
+    "In a first run the margin was 0.02, and the verdict: holds. It was set afterwards to 0.005, half a point, as in"
+    " the project's other claims of non-inferiority."
+)
 AT_START = {"crop": "CroP", "snip": "SNIP"}
 
 ORDER = Claim(
@@ -62,7 +67,7 @@ ORDER = Claim(
     "Rachwan et al. 2022, section 5, unstructured pruning",
     "ResNet-18 on CIFAR-10 at density 2%, test accuracy: EarlyCroP - CroP > 2 SE, and SNIP - CroP not more than 2 SE"
     " above 0, paired by seed. On the digits at 3%, where no gap is expected: EarlyCroP not inferior to CroP and CroP"
-    " not to SNIP by a margin of 0.02 (one-sided at 95% over seeds; fails where it is inferior by the margin).",
+    " not to SNIP by a margin of 0.005 (one-sided at 95% over seeds; fails where it is inferior by the margin).",
     EVERYWHERE,
 )
 EARLY = Claim(
@@ -88,23 +93,33 @@ REMOVED = Claim(
 )
 
 
+DIGITS = Recipe(lr=0.05, batch_size=64, duration=Duration("20ep"), schedule="constant")
+
+
 class EarlyProtocol(Protocol):
     """Sizes of one scale."""
 
     data: str = "digits"
+    """Of the comparison of scores; all other claims are about the digits."""
     network: str = "mlp"
     options: dict[str, Any] = Field(default={"widths": (128, 64)})
     density: float = 0.03
     """Of the comparison of scores."""
     prune_to: int = 100
-    """Epochs after which to prune at the latest."""
+    """Epochs after which to prune at the latest, in the comparison of scores."""
     steps: int = 100
     """Cuts back to back, of which those are made that remove something."""
     epochs: int = 20
     """After pruning."""
-    recipe: Recipe = Recipe(lr=0.05, batch_size=64, duration=Duration("20ep"), schedule="constant")
+    recipe: Recipe = DIGITS
     """The same recipe for all arms; one-cycle after pruning."""
     execution: str = "stacked"
+    digits: Recipe = DIGITS
+    """How the digits are learnt in the other claims."""
+    digits_prune_to: int = 100
+    """Epochs after which to prune at the latest, there."""
+    hidden: tuple[int, ...] = (128, 64)
+    """Hidden layers of the dense network on the digits."""
     dense_epochs: int = 100
     """How long the dense network trains to find its lowest validation loss."""
     densities: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.02)
@@ -126,6 +141,7 @@ PROTOCOLS: dict[Scale, Protocol] = {
         prune_to=4,
         steps=2,
         epochs=4,
+        hidden=(32, 16),
         dense_epochs=12,
         densities=(0.5, 0.2, 0.1),
         small=(4, 4),
@@ -177,9 +193,12 @@ def order(bench: Bench[EarlyProtocol]) -> Measured:
     """Scores and moments at one density."""
     p = bench.protocol
     task = task_from(splits(p.data, 0), p.network, recipe=p.recipe, **p.options)
-    early = _settled(bench, task, p.density)
+    early = _settled(bench, task, p.density, p.prune_to)
     arms = _arms(bench, task, early)
     found = {name: bench.accuracy(bench.noted(level.run)) for name, level in arms.items()}
+    large = beats(
+        "EarlyCroP", "magnitude at its moment", ACCURACY, found["EarlyCroP"], found["magnitude at its moment"]
+    )
     if bench.scale == "gpu":
         harm = two_stderr(found["SNIP"], found["CroP"])
         checks = [
@@ -188,9 +207,9 @@ def order(bench: Bench[EarlyProtocol]) -> Measured:
         ]
     else:
         checks = [_no_worse(a, b, found[a], found[b]) for a, b in (("EarlyCroP", "CroP"), ("CroP", "SNIP"))]
-    rows = [arm(name, ACCURACY, values, density=p.density) for name, values in found.items()]
+    rows = [large.detail(), *(arm(name, ACCURACY, values, density=p.density) for name, values in found.items())]
     rows.append(arm("EarlyCroP", "epoch of pruning", [float(t) for t in early.epochs], density=p.density))
-    return decide(ORDER, checks, rows)
+    return decide(ORDER, checks, rows, "" if bench.scale == "gpu" else EARLIER)
 
 
 def fires_early(bench: Bench[EarlyProtocol]) -> Measured:
@@ -198,9 +217,9 @@ def fires_early(bench: Bench[EarlyProtocol]) -> Measured:
     p = bench.protocol
     whole = splits("digits", 0)
     train, validation = split(whole.train, p.validation_share, seed=0)
-    recipe = p.recipe.model_copy(update={"duration": Duration(f"{p.dense_epochs}ep")})
+    recipe = p.digits.model_copy(update={"duration": Duration(f"{p.dense_epochs}ep")})
     data = Splits(whole.name, train, whole.test, validation, whole.carved)
-    task = task_from(data, "mlp", recipe=recipe, **p.options)
+    task = task_from(data, "mlp", recipe=recipe, widths=p.hidden)
     steps = -(-len(train) // recipe.batch_size)
     run = bench.fit(task, seeds=bench.seeds, keep=range(steps, steps * p.dense_epochs + 1, steps), execution="stacked")
     thetas = torch.stack([run.at(step) for step in run.kept])  # (epochs, K, P)
@@ -228,8 +247,8 @@ def fires_early(bench: Bench[EarlyProtocol]) -> Measured:
 def predicts(bench: Bench[EarlyProtocol]) -> Measured:
     """Scores against what removal does, one weight at a time."""
     p = bench.protocol
-    task = task_from(splits("digits", 0), "mlp", recipe=p.recipe, widths=p.small)
-    settled = _settled(bench, task, p.density).theta
+    task = task_from(splits("digits", 0), "mlp", recipe=p.digits, widths=p.small)
+    settled = _settled(bench, task, p.density, p.digits_prune_to).theta
     points = {"at the start": task.space.init_many(bench.seeds), "where training settled": settled}
     found: dict[tuple[str, str], list[float]] = {}
     for when, thetas in points.items():
@@ -247,18 +266,19 @@ def predicts(bench: Bench[EarlyProtocol]) -> Measured:
                 found.setdefault((when, name), []).append(rho)
     quantity = "rank correlation with the change"
     checks = [exceeds(f"score, {when}", quantity, found[when, "score"], 0.5) for when in points]
+    beside = [beats("score", f"SNIP, {when}", quantity, found[when, "score"], found[when, "SNIP"]) for when in points]
     rows = [arm(f"{name}, {when}", quantity, values) for (when, name), values in found.items() if name != "score"]
-    return decide(PREDICTS, checks, rows)
+    return decide(PREDICTS, checks, [*(check.detail() for check in beside), *rows])
 
 
 def removed(bench: Bench[EarlyProtocol]) -> Measured:
     """The logits of masked and of smaller networks."""
     p, data = bench.protocol, splits("digits", 0)
-    dense = task_from(data, "mlp", recipe=p.recipe, widths=(128, 64))
+    dense = task_from(data, "mlp", recipe=p.digits, widths=p.hidden)
     gaps: dict[str, list[float]] = {"dense": [], "convolutional": []}
     sizes: dict[str, list[float]] = {"dense": [], "convolutional": []}
-    for name, task in (("dense", dense), ("convolutional", task_from(data, convolutions, recipe=p.recipe))):
-        early = _settled(bench, task, p.keep, units=True)
+    for name, task in (("dense", dense), ("convolutional", task_from(data, convolutions, recipe=p.digits))):
+        early = _settled(bench, task, p.keep, p.digits_prune_to, units=True)
         x = task.prepare(task.test.inputs)
         for seed, theta in zip(bench.seeds, early.theta, strict=True):
             mask = unit_mask(task.space, kept_units(task, theta, p.keep, steps=p.steps, seed=seed))
@@ -279,9 +299,9 @@ def removed(bench: Bench[EarlyProtocol]) -> Measured:
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _settled(bench: Bench[EarlyProtocol], task: Task, density: float, units: bool = False) -> Settled:
+def _settled(bench: Bench[EarlyProtocol], task: Task, density: float, prune_to: int, units: bool = False) -> Settled:
     """Dense networks at EarlyCroP's moment."""
-    how: dict[str, Any] = {"density": density, "units": units, "prune_to": bench.protocol.prune_to}
+    how: dict[str, Any] = {"density": density, "units": units, "prune_to": prune_to}
     early = until_settled(task, seeds=bench.seeds, **how, **bench.options)
     for run in early.runs:
         bench.noted(run)

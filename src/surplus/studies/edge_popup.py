@@ -84,7 +84,7 @@ class PopupProtocol(Protocol):
 PROTOCOLS: dict[Scale, Protocol] = {
     "smoke": PopupProtocol(
         seeds=2,
-        keep=(0.5, 0.9),
+        keep=(0.1, 0.5, 0.9),
         narrow=8,
         wide=32,
         recipe=Recipe(lr=0.1, weight_decay=1e-4, batch_size=128, duration=Duration("40it")),
@@ -146,7 +146,8 @@ def middle_is_best(bench: Bench[PopupProtocol]) -> Measured:
         beats("k = 0.5", "k = 0.9", ACCURACY, arms[0.5], arms[0.9]),
         beats("k = 0.5", "k = 1", ACCURACY, arms[0.5], whole),
     ]
-    rows = [arm(f"k = {k:g}", ACCURACY, v, density=k) for k, v in (arms | {1.0: whole}).items()]
+    left = beats("k = 0.5", "k = 0.1", ACCURACY, arms[0.5], arms[0.1])  # the other side of the inverted U
+    rows = [left.detail(), *(arm(f"k = {k:g}", ACCURACY, v, density=k) for k, v in (arms | {1.0: whole}).items())]
     rows += [
         arm("random subnetwork", ACCURACY, _as_it_is(bench, task, 0.5), density=0.5),
         arm("Kaiming-normal weights", ACCURACY, _found(bench, task, 0.5, "kaiming-normal"), density=0.5),

@@ -3,8 +3,8 @@
     a_0 = x,   h_l = W_l a_{l-1} + b_l,   a_l = s(h_l);      D_L = dL/dh_L,   D_{l-1} = s'(h_{l-1}) (D_l W_l)
     dL/dW_l = D_l^T a_{l-1},   dL/db_l = sum over the batch of D_l
 
-Small networks spend most of a step on the graph's bookkeeping; without it a stack of them is about twice as fast. The
-loss itself is differentiated by autograd, whatever it is.
+Small networks spend most of a step on the graph's bookkeeping; without it a stack of them is about twice as fast.
+Losses other than cross-entropy are differentiated by autograd.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from surplus.space import WeightSpace
-from surplus.tasks import Objective, Recipe
+from surplus.tasks import CLASSIFICATION, Objective, Recipe
 
 Weigh = Callable[[Tensor], Tensor | None]
 """Losses (K, B) -> weights (K, B) of the examples in mean(w * loss); None means that all count the same."""
@@ -83,6 +83,8 @@ class Chain:
         """Outputs, losses (K, B), and the gradient of the sum of all mean losses in the outputs."""
         outputs = outputs.requires_grad_()
         losses = loss(outputs) if loss is not None else None
+        if losses is None and self.objective is CLASSIFICATION:
+            return self._cross_entropy(outputs.detach(), y, weigh)
         if losses is None:
             flat = self.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing)
             losses = flat.view(outputs.shape[:2])
@@ -90,6 +92,16 @@ class Chain:
         means = (losses if weights is None else weights * losses).mean(1)
         (back,) = torch.autograd.grad(means.sum(), outputs)
         return outputs.detach(), losses.detach(), back
+
+    def _cross_entropy(self, logits: Tensor, y: Tensor, weigh: Weigh | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for cross-entropy with targets q (smoothed labels): L = -q . ln p,  dL/dh = w (p - q) / B."""
+        classes, smoothing, log_p = logits.shape[-1], self.recipe.label_smoothing, logits.log_softmax(-1)
+        q = torch.full_like(logits, smoothing / classes)
+        q.scatter_add_(-1, y.unsqueeze(-1), torch.full_like(logits[..., :1], 1 - smoothing))
+        losses = -(q * log_p).sum(-1)
+        weights = weigh(losses) if weigh is not None else None
+        back = log_p.exp_().sub_(q).div_(y.shape[1])
+        return logits, losses, back if weights is None else back.mul_(weights.unsqueeze(-1))
 
     def _backward(self, theta: Tensor, parts: dict[str, Tensor], activations: list[Tensor], back: Tensor) -> Tensor:
         """(K, P)."""
@@ -99,9 +111,9 @@ class Chain:
             layer = self.layers[i]
             if layer.activation is not None:
                 back = _through(layer.activation, activations[i + 1], back)
-            slots[f"{layer.name}.weight"].copy_(torch.bmm(back.mT, activations[i]))
+            torch.bmm(back.mT, activations[i], out=slots[f"{layer.name}.weight"])
             if layer.bias:
-                slots[f"{layer.name}.bias"].copy_(back.sum(1))
+                torch.sum(back, 1, out=slots[f"{layer.name}.bias"])
             if i:
                 back = torch.bmm(back, parts[f"{layer.name}.weight"])
         return grad
