@@ -48,6 +48,8 @@ def test_the_overlap_must_fall_in_every_seed_and_be_chance_for_fresh_weights(ben
     fits, level = [], iter([0.8, 0.8 - drop, 0.5])
 
     def overlap(space, start, theta, p, mask=None, exclude=()):
+        if mask is not None:
+            return torch.full((2,), 0.5, dtype=torch.float64)
         if not fits or fits[-1][0] is not theta:
             fits.append((theta, next(level)))
         value = fits[-1][1]

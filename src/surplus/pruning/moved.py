@@ -3,7 +3,7 @@
     ratio = mean over kept of |theta_T - theta_0| / mean over removed of |theta_T - theta_0|
 
 theta_0 and theta_T are the dense run's start and end; kept and removed are taken among the weights that a cut may
-touch. The weights of winning tickets move more than the others (Frankle & Carbin 2019, arXiv 1803.03635, appendix F),
+touch. The weights of winning tickets move more than the others (Frankle & Carbin 2019, arXiv 1803.03635),
 but a cut by magnitude chooses by |theta_T|, in which the way is contained: a mask of random places gives 1.
 """
 
@@ -29,7 +29,7 @@ def cuttable(space: WeightSpace, exclude: Iterable[str] = ()) -> Tensor:
     return out
 
 
-@method("measure", paper="Frankle & Carbin 2019, arXiv 1803.03635, appendix F")
+@method("measure", paper="Frankle & Carbin 2019, arXiv 1803.03635")
 def moved_ratio(first: Level, after: Level, *, start: Tensor | None = None, exclude: Iterable[str] = ()) -> Tensor:
     """How many times as far the kept weights moved as the removed ones did, while the first level trained.
 
@@ -46,7 +46,7 @@ def moved_ratio(first: Level, after: Level, *, start: Tensor | None = None, excl
     Raises:
         InputError: the levels are of different seeds, or a cut removed nothing or left nothing.
     """
-    if first.run.seeds != after.run.seeds:
+    if list(first.run.seeds) != list(after.run.seeds):
         raise InputError(f"both levels must be of the same seeds; got {first.run.seeds} and {after.run.seeds}")
     free = cuttable(first.run.task.space, exclude).to(first.masks.device) & first.masks
     kept, removed = free & after.masks, free & ~after.masks

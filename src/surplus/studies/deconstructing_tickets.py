@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from surplus.pruning import keep_top, random_mask
+from surplus.pruning import keep_top, layer_densities, magnitude, random_mask, shuffle
 from surplus.pruning.actions import last_values, retrained
 from surplus.pruning.criteria import large_final
 from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
@@ -43,6 +43,11 @@ CRITERIA: dict[str, str | Score] = {
     "large-init": "large-init",
     "random": "random",
 }
+OWN = "own masks"
+OWN_MASKS = (
+    f"The conditions compare actions on the masks that zeroing found. In the rows of {OWN} each action was applied at"
+    " every cut, so that it found its own; cuts are fewer there, of the same size in each layer for all actions."
+)
 RANDOM: dict[str, Weights] = {"initial weights": "glorot-normal", "signed constants": "signed-glorot"}
 
 ALONE = Claim(
@@ -103,6 +108,8 @@ class DeconstructingProtocol(Protocol):
     """Density of the masks on untrained weights: 0.8^6."""
     levels: tuple[int, int] = (8, 11)
     """Cuts of a fifth, a tenth in the output layer, after which actions are compared."""
+    rounds: tuple[int, ...] = (3, 6, 8, 11)
+    """Cuts after which networks train where each action finds its own masks; `levels` are among them."""
     learnt: Duration = Duration("800it")
     """How long masks are learnt, by SGD at rate 100."""
     learnt_batch: int = 50
@@ -124,6 +131,7 @@ PROTOCOLS: dict[Scale, Protocol] = {
         seeds=2,
         case=Case(options={"widths": (32, 16)}, recipe=_QUICK),
         levels=(1, 2),
+        rounds=(1, 2),
         learnt=Duration("20it"),
         draws=2,
     ),
@@ -189,7 +197,7 @@ def signs_suffice(bench: Bench[DeconstructingProtocol]) -> Measured:
         beats("signed constant", "random signs", ACCURACY, constant, arms["constant, random signs"], density=d),
     ]
     other = beats("rewind", "random signs", ACCURACY, rewind, arms["rewind, random signs"], density=d)
-    arms["random mask"] = _random(bench, levels)
+    arms |= _random(bench, levels)
     arms["dense"] = bench.accuracy(levels[0].run)
     rows = [arm(name, ACCURACY, values, density=_share(name, d)) for name, values in arms.items()]
     return decide(SIGNS, checks, [other.detail(), *rows])
@@ -198,6 +206,7 @@ def signs_suffice(bench: Bench[DeconstructingProtocol]) -> Measured:
 def zeroing(bench: Bench[DeconstructingProtocol]) -> Measured:
     """Mask-0 actions on the masks of iterative pruning, at two densities."""
     checks, rows = [], []
+    own = {name: _own_masks(bench, name) for name in ("zero", "freeze", "hybrid-a")}
     for at in bench.protocol.levels:
         levels = _levels(bench)[: at + 1]
         d = levels[-1].density
@@ -208,9 +217,13 @@ def zeroing(bench: Bench[DeconstructingProtocol]) -> Measured:
             beats("zero", "freeze", ACCURACY, arms["zero"], arms["freeze"], density=d),
             Check("hybrid-a - zero", ACCURACY, "> -0.005", gain, above(gain, -0.005), {"density": d}),
         ]
-        arms["random mask, zero"] = _random(bench, levels)
+        found = {name: accuracy[at] for name, accuracy in own.items()}
+        for a, b in (("zero", "freeze"), ("hybrid-a", "zero")):
+            rows.append(beats(f"{a}, {OWN}", f"{b}, {OWN}", ACCURACY, found[a], found[b], density=d).detail())
+        arms |= {f"{name}, {OWN}": values for name, values in found.items()}
+        arms |= {f"{name}, zero": values for name, values in _random(bench, levels).items()}
         rows += [arm(name, ACCURACY, values, density=d) for name, values in arms.items()]
-    return decide(ZEROING, checks, rows)
+    return decide(ZEROING, checks, rows, OWN_MASKS)
 
 
 def rescaling(bench: Bench[DeconstructingProtocol]) -> Measured:
@@ -266,23 +279,47 @@ def _acted(bench: Bench[DeconstructingProtocol], levels: list[Level], **actions:
     return bench.accuracy(_noted(bench, level).run)
 
 
-def _random(bench: Bench[DeconstructingProtocol], levels: list[Level]) -> Tensor:
-    """Test accuracy (K,) of as many weights in random places, from their initial values."""
-    task, d = levels[0].run.task, levels[-1].density
+def _own_masks(bench: Bench[DeconstructingProtocol], removed: str) -> dict[int, Tensor]:
+    """Test accuracy (K,) after each of the rounds, a mask-0 action applied in all of them.
+
+    Rounds cut each layer to where `_levels` has it after as many cuts.
+    """
+    levels = _levels(bench)
+    dense, through, found = levels[0], [levels[0]], {}
+    task, options = dense.run.task, {**bench.options, "execution": "stacked"}
+    for at in bench.protocol.rounds:
+        shares = layer_densities(task.space, levels[at].masks[0])
+        rows = zip(through[-1].run.theta, through[-1].masks, strict=True)
+        cut = [keep_top(task.space, magnitude(task.space, t), layer_density=shares, alive=m) for t, m in rows]
+        trained = last_values([*through, through[-1]])  # of what goes now, too
+        level = retrained(task, torch.stack(cut), dense.start, trained, bench.seeds, removed=removed, **options)
+        through.append(_noted(bench, level))
+        found[at] = bench.accuracy(level.run)
+    return found
+
+
+def _random(bench: Bench[DeconstructingProtocol], levels: list[Level]) -> dict[str, Tensor]:
+    """Test accuracy (K,) of as many weights in random places, from their initial values: anywhere, or by layer."""
+    task, start, d = levels[0].run.task, levels[0].start, levels[-1].density
     chance = [generator(s, "study deconstructing", "random", d) for s in bench.seeds]
-    masks = torch.stack([random_mask(task.space, d, g) for g in chance])
-    level = from_masks(task, masks, levels[0].start, bench.seeds, **bench.options, execution="stacked")
-    return bench.accuracy(_noted(bench, level).run)
+    masks = {
+        "random mask": [random_mask(task.space, d, g) for g in chance],
+        "shuffled mask": [shuffle(task.space, m, g) for m, g in zip(levels[-1].masks, chance, strict=True)],
+    }
+    options = {**bench.options, "execution": "stacked"}
+    trained = {name: from_masks(task, torch.stack(m), start, bench.seeds, **options) for name, m in masks.items()}
+    return {name: bench.accuracy(_noted(bench, level).run) for name, level in trained.items()}
 
 
 def _learnt(bench: Bench[DeconstructingProtocol], weights: Weights, rescale: bool) -> tuple[Tensor, float]:
-    """Mean test accuracy (K,) over masks drawn from learnt probabilities that began at 1/2, and their density."""
+    """Mean test accuracy (K,) over masks drawn from learnt probabilities that began at 1/2, and their mean density."""
     p = bench.protocol
     task = _task(bench, p.case).with_recipe(duration=p.learnt, batch_size=p.learnt_batch)
     options: dict[str, Any] = {**bench.options, "seeds": bench.seeds, "execution": "stacked"}
     level, cut = supermask(task, density=0.5, weights=weights, rescale=rescale, **options)
     bench.noted(cut.run)
-    return expected(_noted(bench, level), p.draws, rescale=rescale).mean, level.density
+    accuracy = expected(_noted(bench, level), p.draws, rescale=rescale).mean
+    return accuracy, float(level.run.z.sigmoid().mean())  # of drawn masks: that of the rounded one is another
 
 
 def _learnt_rows(bench: Bench[DeconstructingProtocol]) -> list[Row]:

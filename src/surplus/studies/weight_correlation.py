@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.pruning.imp import Level, from_masks, imp, levels_from, to_density
+from surplus.pruning.imp import Level, from_masks, levels_from, to_density
 from surplus.pruning.masks import random_mask
 from surplus.pruning.overlap import fine_tuned, overlap, ticket_arms
 from surplus.space import generator, seed_for
@@ -24,6 +24,7 @@ from surplus.studies.data import splits
 from surplus.studies.results import Claim, Measured, Scale, decide
 from surplus.studies.verdicts import Check, Row, above, arm, beats, exactly, two_stderr, within
 from surplus.tasks import Augment, Duration, Recipe, Task, task_from
+from surplus.training import Run
 
 PAPER = "Liu et al. 2021, arXiv 2102.11068"
 EVERYWHERE: tuple[Scale, ...] = ("smoke", "laptop", "gpu")
@@ -169,7 +170,7 @@ def overlap_falls(bench: Bench[CorrelationProtocol]) -> Measured:
         found[rate] = overlap(task.space, starts["theta_0"], run.theta, 0.2, exclude=p.exclude)
         fresh = overlap(task.space, starts["fresh theta_0"], run.theta, 0.2, exclude=p.exclude)
         astray = max(astray, float((fresh - 0.2).abs().max()))
-        rows += _masked_overlaps(bench, task, rate)
+        rows += _masked_overlaps(bench, run, rate)
         rows.append(arm(f"lr {rate:g}", ACCURACY, bench.accuracy(run), lr=rate))
         reached[rate] = float(bench.accuracy(run).mean())
     falls = exactly(min(float((found[a] - found[b]).min()) for a, b in pairwise(p.rates)), p.seeds)
@@ -248,15 +249,16 @@ def _sparse_overlaps(bench: Bench[CorrelationProtocol], arms: dict[str, Level]) 
     return lines
 
 
-def _masked_overlaps(bench: Bench[CorrelationProtocol], task: Task, rate: float) -> list[Row]:
+def _masked_overlaps(bench: Bench[CorrelationProtocol], run: Run, rate: float) -> list[Row]:
     """R_0.2 of initial and of fresh weights under a mask with the end of fine-tuning under it, down a chain of cuts."""
-    p, space, seeds, lines = bench.protocol, task.space, bench.seeds, list[Row]()
-    dense = imp(task, levels=0, seeds=seeds, **_options(bench))[0]
+    p, task, space, seeds, lines = bench.protocol, run.task, run.task.space, bench.seeds, list[Row]()
+    first = space.init_many(seeds)
+    dense = Level(1.0, torch.ones_like(first, dtype=torch.bool), first, run)
     cuts = [to_density(d, scope="layer", exclude=p.exclude) for d in p.sparse]
     fresh = space.init_many([seed_for(s, "study weight correlation") for s in seeds])
     for level in list(levels_from(dense, cuts, **_options(bench)))[1:]:
         end = bench.noted(from_masks(task, level.masks, dense.run.theta, seeds, **_options(bench)).run).theta
-        for name, start in (("theta_0 m", dense.start), ("fresh theta_0 m", fresh)):
+        for name, start in (("theta_0 m", first), ("fresh theta_0 m", fresh)):
             values = overlap(space, start, end, 0.2, level.masks, exclude=p.exclude)
             notes = {"lr": rate, "density": level.density}
             lines.append(arm(f"{name}, lr {rate:g}", "R_0.2 with fine-tuned end", values, **notes))
