@@ -7,7 +7,16 @@ from torch import nn
 from surplus.data import Dataset, Splits
 from surplus.errors import InputError
 from surplus.landscape import barrier
-from surplus.landscape.connectivity import ExampleBarriers, example_barriers, on_examples, siblings
+from surplus.landscape.connectivity import (
+    STABLE,
+    ExampleBarriers,
+    example_barriers,
+    instability,
+    on_data,
+    on_examples,
+    siblings,
+)
+from surplus.registry import find
 from surplus.space import generator
 from surplus.tasks import Duration, Recipe, task_from
 from surplus.training import Store, fit
@@ -171,6 +180,64 @@ def test_siblings_share_their_parent_and_differ_in_the_order_of_the_data(tmp_pat
     torch.testing.assert_close(a.theta, b.theta)
     last = [r.parts[0].manifest["steps"] for r in (first, second)]
     assert last[0] == last[1]
+
+
+# ---- noise of sgd ---------------------------------------------------------------------------------------------------
+
+
+def clumps():
+    """Nine clumps in three classes, so that a network has several ways to tell them apart."""
+    g = generator(11)
+    centres = 2 * torch.randn(9, 2, generator=g)
+    inputs = centres.repeat(20, 1) + 0.5 * torch.randn(180, 2, generator=g)
+    return Dataset.of(inputs, torch.arange(180) % 9 % 3)
+
+
+def narrow(norm=False):
+    layers = [nn.Linear(2, 6), *([nn.BatchNorm1d(6)] if norm else []), nn.ReLU(), nn.Linear(6, 3)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_instability_is_the_error_barrier_over_31_points_between_two_orders_of_the_data(tmp_path, norm):
+    data, how = clumps(), {"store": Store(tmp_path), "execution": "stacked"}
+    task = task_of(lambda: narrow(norm), data).with_recipe(lr=0.3)
+    parent = task.space.init_many([0, 1])
+    found = instability(task, parent, 0, [0, 1], **how)
+    assert found.shape == (2,) and found.max() > STABLE
+    first, second = siblings(task, parent, 0, [0, 1], **how)
+    x, y = task.prepare(data.inputs), data.targets
+    for k, (a, b) in enumerate(zip(first.theta, second.theta, strict=True)):
+        errors = []
+        for i in range(31):
+            theta = a + i / 30 * (b - a)
+            statistics = task.space.statistics(theta, [x]) if norm else None  # anew, from all the training data
+            outputs = task.space.apply(theta, x, statistics)
+            errors.append(float((outputs.argmax(1) != y).double().mean()))
+        assert float(found[k]) == pytest.approx(max(errors) - (errors[0] + errors[-1]) / 2, abs=0.012)  # two examples
+
+
+def test_without_a_choice_of_order_or_time_left_a_network_is_stable(tmp_path):
+    data, how = clumps(), {"store": Store(tmp_path), "execution": "stacked"}
+    task = task_of(narrow, data).with_recipe(lr=0.3)
+    late = fit(task, seeds=[0], keep=(269,), **how).at(269)
+    assert float(instability(task, late, 269, [0], **how)) < STABLE  # one of 270 steps is left
+    whole = task.with_recipe(batch_size=180)  # one batch is the whole set
+    assert float(instability(whole, whole.space.init_many([0]), 0, [0], **how)) < 0.006
+
+
+def test_instability_is_asked_of_subnetworks_and_of_any_examples(tmp_path):
+    data, how = clumps(), {"store": Store(tmp_path), "execution": "stacked"}
+    task = task_of(narrow, data)
+    masks = torch.ones(1, task.space.size, dtype=torch.bool)
+    masks[0, task.space["0.weight"].slice] = False  # without inputs nothing is learnt, and no error can rise
+    assert float(instability(task, task.space.init_many([0]), 0, [0], masks=masks, **how)) == 0
+    few = Dataset.of(data.inputs[:4], data.targets[:4])
+    height = float(instability(task, task.space.init_many([0]), 0, [0], data=few, **how))
+    assert (8 * height) % 1 == 0  # the mean of two ends on four examples
+    assert find("measure", "instability").fn is instability
+    errors, losses = on_data(task, few)(task.space.init_many([0, 1]))
+    assert errors.shape == losses.shape == (2,) and set((4 * errors).tolist()) <= set(range(5))
 
 
 def test_two_points_are_too_few_for_barriers_of_examples_too():

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from surplus.data import Dataset, Splits
 from surplus.errors import InputError
-from surplus.landscape import hessian_operator, trace
+from surplus.landscape import hessian_operator, imp_geometry, trace
+from surplus.landscape.connectivity import on_data
 from surplus.landscape.imp_geometry import (
     chain_barriers,
     cut_by_curvature,
@@ -16,15 +18,16 @@ from surplus.landscape.imp_geometry import (
     gordon_statistic,
     largest_cut,
     matching,
-    on_data,
     perturbation_robustness,
     perturbed_start,
     projection_errors,
     refilled_gap,
     within_mask,
 )
+from surplus.pruning import density
 from surplus.pruning.imp import imp
-from surplus.space import generator
+from surplus.pruning.moved import cuttable
+from surplus.space import WeightSpace, generator
 from surplus.tasks import Duration, Recipe, task_from
 from surplus.training import evaluate
 
@@ -131,6 +134,22 @@ def test_without_a_move_training_ends_where_it_did_and_far_moves_end_elsewhere(l
     assert not torch.equal(found.errors[1], found.errors[0]) or found.barriers[1].max() > 0
 
 
+def test_weights_that_a_cut_cannot_touch_begin_where_they_did(levels, monkeypatch):
+    (first, after, *_), store = levels
+    starts, space = [], first.run.task.space
+    kept = imp_geometry.from_masks
+    monkeypatch.setattr(
+        imp_geometry, "from_masks", lambda t, m, start, *a, **o: (starts.append(start), kept(t, m, start, *a, **o))[1]
+    )
+    how = {"points": 3, "store": store, "execution": "stacked", "exclude": ("head",)}
+    perturbation_robustness(first, after, (2.0,), **how)
+    free = cuttable(space, ["head"])
+    assert torch.equal(starts[0][:, ~free], first.start[:, ~free]) and free.sum() < space.prunable.sum()
+    moves = (starts[0] - first.start)[:, free].norm(dim=1)
+    own = torch.stack([s[~m & free].norm() for s, m in zip(first.start, after.masks, strict=True)])
+    torch.testing.assert_close(moves, 2 * own)
+
+
 # ---- the largest cut ------------------------------------------------------------------------------------------------
 
 
@@ -149,17 +168,39 @@ def test_the_largest_cut_is_the_largest_share_that_still_matches(levels):
     assert largest_cut(chain[0], dense - 2, 0.05, (0.3, 0.97), **how).largest.tolist() == [0, 0]
 
 
+def test_the_largest_cut_leaves_excluded_layers_whole(levels, monkeypatch):
+    chain, store = levels
+    dense, space, cuts = torch.zeros(2), chain[0].run.task.space, []
+    cut = imp_geometry.levels_from
+    monkeypatch.setattr(imp_geometry, "levels_from", lambda *a, **o: [cuts.append(v) or v for v in cut(*a, **o)])
+    largest_cut(chain[0], dense, 0.05, (0.9,), store=store, execution="stacked", exclude=("head",))
+    mask = cuts[-1].masks[0]
+    assert mask[space["head.weight"].slice].all() and density(space, mask, ["head"]) == pytest.approx(0.1, abs=0.01)
+
+
+def row_of(size):
+    """A network of one row of weights and nothing else."""
+    return WeightSpace(lambda: nn.Linear(size, 1, bias=False))
+
+
 def test_the_length_of_a_cut_is_the_norm_of_the_smallest_weights():
     theta, mask = f64(3, -1, 2, 9, 4), torch.tensor([True, True, True, False, True])
-    assert cut_lengths(theta, mask, (0.0, 0.25, 0.5, 1.0)).tolist() == pytest.approx(
+    assert cut_lengths(row_of(5), theta, mask, (0.0, 0.25, 0.5, 1.0)).tolist() == pytest.approx(
         [0, 1, math.sqrt(5), math.sqrt(30)]
     )
+
+
+def test_biases_and_excluded_layers_count_towards_neither_share_nor_length():
+    space = WeightSpace(lambda: nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 2)))  # 2 weights, 1 bias, 2 and 2
+    theta, mask = f64(3, 4, 0.1, 0.2, 1, 0.1, 0.1), torch.ones(7, dtype=torch.bool)
+    assert cut_lengths(space, theta, mask, (0.25, 1.0)).tolist() == pytest.approx([0.2, math.sqrt(26.04)])
+    assert cut_lengths(space, theta, mask, (0.5, 1.0), exclude=["1"]).tolist() == pytest.approx([3, 5])
 
 
 def test_the_length_of_gaussian_weights_is_the_closed_form():
     theta = torch.randn(400_000, generator=generator(2), dtype=torch.float64)
     shares = (0.2, 0.5, 0.8)
-    lengths = cut_lengths(theta, torch.ones_like(theta, dtype=torch.bool), shares)
+    lengths = cut_lengths(row_of(len(theta)), theta, torch.ones_like(theta, dtype=torch.bool), shares)
     relative = (lengths / theta.norm()).tolist()
     normal = torch.distributions.Normal(0.0, 1.0)
     for share, value in zip(shares, relative, strict=True):
@@ -173,7 +214,7 @@ def test_an_isotropic_bowl_is_cut_as_far_as_its_loss_allows():
     theta = torch.ones(100, dtype=torch.float64)  # cutting a share q moves by sqrt(100 q), and costs 50 q h
     mask, h = torch.ones(100, dtype=torch.bool), 0.1
     shares = tuple(k / 10 for k in range(1, 10))
-    lengths = cut_lengths(theta, mask, shares)
+    lengths = cut_lengths(row_of(100), theta, mask, shares)
     loss = bowl(torch.full((100,), h, dtype=torch.float64))
     for budget in (0.1, 1.0, 2.6, 100.0):
         costs = [

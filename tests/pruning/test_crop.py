@@ -172,6 +172,23 @@ def test_behind_a_relu_a_gate_is_worth_as_much_on_the_way_in_as_on_the_way_out()
     torch.testing.assert_close((each["2.weight"].sum(1) + each["2.bias"]).abs(), scores["2"])
 
 
+@pytest.mark.parametrize(("activation", "twice"), [(nn.ReLU, True), (nn.Tanh, False)])
+def test_one_gate_on_a_units_output_and_where_it_is_read_counts_twice_behind_a_relu(activation, twice):
+    space = WeightSpace(lambda: mlp(activation))
+    batch, theta = examples(), space.init(3)
+    ones = torch.ones(space.size, dtype=torch.bool)
+    shared = autodiff_gates(space, theta, batch, ones, {"1": "0", "2": "0", "3": "2", "4": "2"})
+    for layer, score in unit_scores(space, theta, batch).items():
+        assert torch.allclose(shared[layer], 2 * score) == twice
+
+
+def test_flow_through_biases_and_normalisation_counts():
+    space, batch = WeightSpace(conv_chain), examples(7, (1, 8, 8))
+    theta = space.init(0)
+    score = crop(space, theta, batch)
+    assert not torch.allclose(score, crop(space, theta, batch, mask=space.prunable))
+
+
 @pytest.mark.parametrize(("make", "shape"), [(lambda: mlp(nn.ReLU), (5,)), (conv_chain, (1, 8, 8))])
 def test_the_network_without_its_masked_units_is_the_same_function_and_smaller(make, shape):
     space = WeightSpace(make)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from surplus.networks import build
-from surplus.pruning import layer_densities
+from surplus.pruning import layer_densities, popup
+from surplus.reparam import Supermask
+from surplus.space import generator
 from surplus.studies import Bench
 from surplus.studies import deconstructing_tickets as study
 from surplus.studies.deconstructing_tickets import ALONE, PROTOCOLS, RESCALING, SIGNS, ZEROING, Case
@@ -47,6 +49,49 @@ def test_every_mask_of_the_first_claim_is_of_one_density_and_stands_beside_a_ran
     assert all(r["density"] == (1 if r["row"] in ("no mask", "trained") else 0.262144) for r in on)
     learnt = [r for r in m.rows if "learnt" in r["quantity"]]
     assert len(learnt) == 4 and all(0.3 < r["density"] < 0.7 for r in learnt)
+
+
+def test_the_density_of_learnt_masks_is_that_of_drawn_ones(bench, monkeypatch):
+    seen = []
+    monkeypatch.setattr(study, "expected", lambda level, *a, **k: seen.append(level) or popup.expected(level, *a, **k))
+    _, density = study._learnt(bench, "glorot-normal", rescale=True)
+    space, shares = seen[0].run.task.space, []
+    for weights, z in zip(seen[0].start, seen[0].run.z, strict=True):
+        part = Supermask(weights, popup._layers(space, ()), rescale=True)
+        drawn = part.draw([generator(0, "drawn", r) for r in range(50)])
+        shares.append((part.to_theta(z.expand(50, -1), drawn)[:, space.prunable] != 0).double().mean())
+    assert density == pytest.approx(float(torch.stack(shares).mean()), abs=0.003)
+    assert abs(density - seen[0].density) > 0.01  # of the rounded mask
+
+
+def test_shuffled_masks_have_as_many_weights_of_each_layer_as_the_ticket_and_other_ones(bench, levels, monkeypatch):
+    trained = []
+    plain = study.from_masks
+    monkeypatch.setattr(study, "from_masks", lambda task, m, *a, **k: trained.append(m) or plain(task, m, *a, **k))
+    assert list(study._random(bench, levels)) == ["random mask", "shuffled mask"]
+    space, ticket = levels[0].run.task.space, levels[-1].masks
+    by_layer = [[layer_densities(space, mask) for mask in masks] for masks in (*trained, ticket)]
+    assert by_layer[1] == by_layer[2] != by_layer[0]
+    assert not torch.equal(trained[1], ticket) and not torch.equal(trained[1][0], trained[1][1])
+
+
+def test_where_each_action_finds_its_masks_zero_finds_the_tickets_and_freezing_others(bench, levels):
+    own = {name: study._own_masks(bench, name) for name in ("zero", "freeze")}
+    for at in bench.protocol.levels:
+        assert torch.equal(own["zero"][at], bench.accuracy(levels[at].run))
+    first, last = bench.protocol.levels
+    on_its_tickets = {at: study._acted(bench, levels[: at + 1], removed="freeze") for at in (first, last)}
+    assert torch.equal(own["freeze"][first], on_its_tickets[first])
+    assert not torch.equal(own["freeze"][last], on_its_tickets[last])
+
+
+def test_actions_are_compared_on_their_own_masks_beside_those_that_decide(bench):
+    m = study.deconstructing_tickets(ZEROING, bench)
+    names = [r["row"] for r in m.rows]
+    assert names.count("zero - freeze, own masks") == names.count("hybrid-a - zero, own masks") == 2
+    assert not any("verdict" in r for r in m.rows if study.OWN in r["row"]) and "masks that zeroing found" in m.note
+    for p in PROTOCOLS.values():
+        assert set(p.levels) <= set(p.rounds) and list(p.rounds) == sorted(p.rounds)
 
 
 def arms(monkeypatch, **accuracy):

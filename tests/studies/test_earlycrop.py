@@ -8,8 +8,8 @@ from surplus.pruning.earlycrop import after_pruning, until_settled
 from surplus.space import WeightSpace, generator
 from surplus.studies import Bench
 from surplus.studies import earlycrop as module
-from surplus.studies.earlycrop import EARLY, ORDER, PREDICTS, PROTOCOLS, REMOVED
-from surplus.tasks import Augment, Duration, load
+from surplus.studies.earlycrop import EARLY, MARGIN, ORDER, PREDICTS, PROTOCOLS, REMOVED
+from surplus.tasks import Augment, Duration, Recipe, load
 from surplus.training import Store
 
 
@@ -39,7 +39,7 @@ def test_change_of_flow_is_that_of_removing_each_weight_alone():
 def test_arms_have_one_density_and_those_cut_at_the_start_train_as_long_in_all(bench):
     p = bench.protocol
     task = load("digits", p.network, recipe=p.recipe, **p.options)
-    early = module._settled(bench, task, p.density)
+    early = module._settled(bench, task, p.density, p.prune_to)
     arms = module._arms(bench, task, early)
     assert len({level.density for level in arms.values()}) == 1
     assert set(arms) == {
@@ -53,11 +53,32 @@ def test_arms_have_one_density_and_those_cut_at_the_start_train_as_long_in_all(b
         assert not level.run.theta[~level.masks].any()
 
 
-@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "holds"), (-0.01, "holds"), (-0.05, "fails"), (0.05, "holds")])
+@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "holds"), (-0.002, "holds"), (-0.01, "fails"), (0.05, "holds")])
 def test_no_worse_means_within_the_margin(gap, verdict):
     reference = torch.tensor([0.90, 0.92, 0.91, 0.93])
     candidate = reference + gap + torch.tensor([0.001, -0.001, 0.002, -0.002])
     assert module._no_worse("a", "b", candidate, reference).verdict == verdict
+
+
+def test_the_comparison_shows_what_is_better_and_says_how_its_margin_came_about(bench):
+    measured = module.earlycrop_study(ORDER, bench)
+    rows = {row["row"]: row for row in measured.rows if row["quantity"] == module.ACCURACY}
+    beside = rows["EarlyCroP - magnitude at its moment"]
+    gap = rows["EarlyCroP"]["value"] - rows["magnitude at its moment"]["value"]
+    assert beside["value"] == pytest.approx(gap) and "verdict" not in beside
+    assert MARGIN == 0.005 and "a margin of 0.005 " in ORDER.criterion
+    assert "margin was 0.02" in measured.note and "holds" in measured.note
+
+
+@pytest.mark.parametrize("claim", [EARLY, PREDICTS, REMOVED], ids=lambda claim: claim.slug)
+def test_at_every_scale_the_digits_are_learnt_as_on_a_laptop(claim, tmp_path):
+    smaller = {"seeds": 1, "hidden": (8, 8), "small": (4, 4), "dense_epochs": 3, "examples": 20, "keep": 0.5}
+    bench = Bench("gpu", PROTOCOLS["gpu"].model_copy(update=smaller), Store(tmp_path))
+    module.earlycrop_study(claim, bench)
+    laptop = PROTOCOLS["laptop"].recipe
+    for entry in bench.runs.values():
+        recipe = Recipe(**entry.spec["recipe"])
+        assert recipe == laptop.model_copy(update={"duration": Duration("3ep" if claim == EARLY else "100ep")})
 
 
 def test_a_candidate_that_scatters_about_the_margin_is_undecided():
@@ -84,7 +105,10 @@ def test_a_rule_that_does_not_fire_leaves_the_claim_undecided(bench):
 def test_scores_stand_beside_magnitude_snip_and_chance(bench):
     measured = module.earlycrop_study(PREDICTS, bench)
     found = {row["row"]: row["value"] for row in measured.rows}
-    assert {n.split(",")[0] for n in found} == {"score", "SNIP", "magnitude", "random"}
+    assert {n.split(",")[0] for n in found} == {"score", "score - SNIP", "SNIP", "magnitude", "random"}
+    for when in ("at the start", "where training settled"):
+        gap = found[f"score, {when}"] - found[f"SNIP, {when}"]
+        assert found[f"score - SNIP, {when}"] == pytest.approx(gap, abs=1e-6)
     assert abs(found["random, at the start"]) < 0.3 < found["score, where training settled"]
 
 

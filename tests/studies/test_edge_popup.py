@@ -34,6 +34,14 @@ def test_the_middle_is_best_if_it_beats_nearly_all(bench, monkeypatch, middle, v
     assert study.edge_popup_study(MIDDLE, bench).verdict == verdict
 
 
+def test_the_left_of_the_inverted_u_is_shown_and_decides_nothing(bench, monkeypatch):
+    found(monkeypatch, k1=95, k5=92)
+    m = study.edge_popup_study(MIDDLE, bench)
+    left = next(r for r in m.rows if r["row"] == "k = 0.5 - k = 0.1")
+    assert left["value"] == pytest.approx(-0.03) and left["high"] < 0
+    assert m.verdict == "holds" and "verdict" not in left
+
+
 @pytest.mark.parametrize(("wide", "verdict"), [(95, "holds"), (85, "fails")])
 def test_wider_is_better_if_it_is_at_half_of_the_weights(bench, monkeypatch, wide, verdict):
     found(monkeypatch, h32=wide, h8=90)

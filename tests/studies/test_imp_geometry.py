@@ -48,6 +48,9 @@ def test_small_barriers_of_matching_levels_that_rise_with_the_error_hold(bench, 
     stand_in(monkeypatch, errors(), torch.tensor(barriers, dtype=torch.float64)[:, None].repeat(1, 2))
     measured = imp_geometry.imp_geometry_study(CONNECTED, bench)
     assert measured.verdict == verdict
+    every = next(r for r in measured.rows if r["row"].endswith("all seeds"))
+    joined = sum(b <= 0.0028 for b in barriers[:2])  # two levels match, for two seeds alike
+    assert (every["connected"], every["matching"], every["value"]) == (2 * joined, 4, joined / 2)
 
 
 def test_without_a_matching_level_there_is_no_verdict(bench, levels, monkeypatch):
@@ -59,15 +62,48 @@ def test_without_a_matching_level_there_is_no_verdict(bench, levels, monkeypatch
 def test_the_refilled_share_is_zero_before_retraining_and_counted_after_it(bench, levels):
     before, after = levels[1], levels[2]
     for k in range(2):
-        assert imp_geometry._gap(before, after, k, before.run.theta[k]) == 0
+        assert imp_geometry._gap(before, after, k, before.run.theta[k], ()) == 0
         mask = after.masks[k] & before.run.task.space.prunable
         threshold = before.run.theta[k][mask].abs().min()
         share = (after.run.theta[k][mask].abs() < threshold).double().mean()
-        assert imp_geometry._gap(before, after, k, after.run.theta[k]) == pytest.approx(float(share))
+        assert imp_geometry._gap(before, after, k, after.run.theta[k], ()) == pytest.approx(float(share))
+
+
+@pytest.fixture(scope="module")
+def whole_head(bench):
+    return Bench("smoke", bench.protocol.model_copy(update={"levels": 2, "exclude": ("head",)}), bench.store)
+
+
+def test_the_threshold_of_a_cut_is_not_that_of_a_layer_it_left_whole(whole_head, monkeypatch):
+    before, after = imp_geometry._levels(whole_head)[-2:]
+    space = before.run.task.space
+    free = space.prunable.clone()
+    free[space["head.weight"].slice] = False
+    shares = []
+    for k in range(2):
+        old, new, kept = before.run.theta[k], after.run.theta[k], after.masks[k] & free
+        threshold = old[kept].abs().min()
+        assert old[space["head.weight"].slice].abs().min() < threshold / 5  # which would have been in its place
+        shares.append(float((new[kept].abs() < threshold).double().mean()))
+    rows = imp_geometry.imp_geometry_study(REFILLED, whole_head).rows
+    last = [r for r in rows if r["row"] == "after retraining"][-1]
+    assert last["value"] == pytest.approx(sum(shares) / 2) and last["value"] > 0.02
+    assert last["density"] == pytest.approx(0.8**2, abs=1e-3)
+    right = next(r for r in rows if r["row"].startswith("right after"))
+    assert right["value"] == 0
+
+
+def test_random_masks_are_as_dense_as_the_level_where_cuts_may_touch_it(whole_head):
+    level = imp_geometry._levels(whole_head)[2]
+    rows = imp_geometry._random_rows(whole_head, imp_geometry._levels(whole_head))
+    kept = density(level.run.task.space, level.masks[0], ["head"])
+    assert rows[0]["density"] == kept < level.density - 1e-3
+    drawn = imp_geometry._random(whole_head, level, kept)
+    assert density(level.run.task.space, drawn.masks[0]) == level.density  # in all, too
 
 
 def test_a_chain_whose_small_weights_never_return_fails(bench, levels, monkeypatch):
-    monkeypatch.setattr(imp_geometry, "_gap", lambda before, after, k, theta: 0.0)
+    monkeypatch.setattr(imp_geometry, "_gap", lambda before, after, k, theta, exclude: 0.0)
     assert imp_geometry.imp_geometry_study(REFILLED, bench).verdict == "fails"
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from surplus.networks import build
 from surplus.pruning import count, density
+from surplus.pruning.imp import Level
 from surplus.space import WeightSpace
 from surplus.studies import Bench
 from surplus.studies import predictive_controls as study
@@ -141,3 +142,15 @@ def test_the_networks_of_all_protocols_are_there():
     for name, options in PROTOCOLS["laptop"].nets.items():
         assert WeightSpace(partial(build, name, (3, 32, 32), 10, **options)).size > 10_000
     assert PROTOCOLS["gpu"].scratch.network == "vgg-11" and PROTOCOLS["gpu"].network == "resnet-20"
+
+
+def test_a_layer_that_is_left_one_weight_is_told_of(bench):
+    task = study._task(bench)
+    masks = torch.ones(3, task.space.size, dtype=torch.bool)
+    block = next(b for b in task.space.blocks if b.prunable)
+    masks[:2, block.start + 1 : block.stop] = False
+    levels = {"SNIP": Level(0.5, torch.ones_like(masks), masks, None), "magnitude": Level(0.5, masks, masks, None)}
+    (said,) = study._collapsed(task, levels)
+    assert said.startswith(f"Magnitude leaves one of the {block.size:,} weights of {block.name} in 2 of 3 networks")
+    masks[1] = True
+    assert study._collapsed(task, levels) == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -69,6 +71,17 @@ def test_sensitivity_tells_what_rests_on_the_plateau_and_on_high_densities():
     }
 
 
+def test_a_plateau_that_no_error_comes_near_is_said_to_be_unidentified_and_shows_no_number():
+    rows = pruning_law._sensitivity(DENSITIES, seeds(0.02), 0.9)
+    free = {r["quantity"]: r for r in rows if r["row"] == "plateau free"}
+    for name in ("eps_up", "p"):
+        assert math.isnan(free[name]["value"]) and math.isnan(free[name]["high"])
+        assert free[name]["note"].startswith("unidentified")
+    assert 0.5 < free["gamma"]["value"] < 1.2 and "note" not in free["gamma"]
+    held = {r["quantity"]: r for r in rows if r["row"] == "all densities"}
+    assert held["eps_up"]["value"] == 0.9 and "note" not in held["eps_up"]
+
+
 def test_the_small_dense_network_has_at_most_as_many_weights(bench):
     task, p = pruning_law._task(bench), bench.protocol
     for weights in (2000, 400, 120):
@@ -105,6 +118,11 @@ def test_the_protocol_across_widths_runs_when_it_is_made_small(tmp_path, provide
         "joint fit, to the single ones",
     ]
     assert measured.seeds == 2
+    means = {r["row"]: r["value"] for r in measured.rows if r["row"].endswith("held out, mean")}
+    assert set(means) == {"width 0.25 held out, mean", "width 0.5 held out, mean"}
+    assert all(math.isfinite(v) for v in means.values())
+    d, *_ = pruning_law._width(Bench("gpu", small, Store(tmp_path)), 0.25)
+    assert d.tolist() == pytest.approx([0.8, 0.64, 0.512], abs=2e-4)  # of what cuts may touch: the head stays whole
 
 
 def test_the_figure_shows_results_without_numbers_too(tmp_path, bench):

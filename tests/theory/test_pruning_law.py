@@ -240,7 +240,18 @@ def test_levels_that_show_no_rise_bound_the_density_from_above_only():
     d = levels(0.36, 5)
     told = predict_matching(d, noisy(torch.full((5,), 0.03, dtype=torch.float64), 0.02), 0.03, 0.01, 10)
     assert told.low < 2 * float(d[-1]) / 100 and told.high < float(d[-1])
-    assert "or less will match" in told.sentence or "at most" in told.sentence
+    assert f"by the pruning law, {told.high:.1%} or less will match" in told.sentence
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("count", "p"), [(5, 0.0), (5, 1e-3), (3, 1e-3)])
+def test_the_density_is_the_median_over_all_laws_and_lies_in_its_interval(seed, count, p):
+    d = levels(0.36, count)  # without a rise, p = 0, the likeliest law is at the far end, outside the interval
+    y = pruning_law(d, 0.03, 0.9, 0.8, p) if p else torch.full_like(d, 0.03)
+    told = predict_matching(d, noisy(y, 0.05, seed), 0.03, 0.01, 10)
+    assert told.low <= told.density <= told.high
+    places = density_at(0.04, *told.fit.law.draws.unbind(1)).clamp(max=1)
+    assert (places < told.density).double().mean() <= 0.5 <= (places <= told.density).double().mean()
 
 
 def test_a_prediction_is_quick_and_the_same_each_time():

@@ -135,3 +135,55 @@ def test_an_interrupted_compact_run_ends_as_an_uninterrupted_one(monkeypatch, st
         with pytest.raises(KeyboardInterrupt):
             fit(t, seeds=2, masks=masks, store=store, execution="stacked", jobs=1)
     assert torch.equal(fit(t, seeds=2, masks=masks, store=store, execution="stacked", jobs=1).theta, expected)
+
+
+class Own(torch.nn.Module):
+    """A network that does something beside its layers."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.a, self.b = how, torch.nn.Linear(40, 24), torch.nn.Linear(24, 4)
+        if how == "hook":
+            self.a.register_forward_hook(lambda _, __, o: o / o.norm(dim=1, keepdim=True) * o.shape[1])
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        if self.how == "weight":
+            h = h / self.a.weight.norm(dim=1).mean()
+        elif self.how == "training" and self.training:
+            h = h - h.mean(1, keepdim=True)
+        elif self.how == "size":
+            h = h / self.a.out_features**0.5
+        elif self.how == "tied":
+            h = torch.nn.functional.linear(h, self.a.weight.t())[:, :24]
+        return self.b(h)
+
+
+@pytest.mark.parametrize("how", ["hook", "weight", "training", "size", "tied", "plain"])
+def test_a_network_that_does_something_beside_its_layers_is_left_whole(how):
+    from functools import partial
+
+    t = task()
+    t = task_from(Splits("random", t.train, t.test), partial(Own, how), recipe=t.recipe)
+    mask = torch.ones(t.space.size, dtype=torch.bool)
+    t.space.split(mask)["b.weight"][:, 12:] = False  # half of the units are not read
+    plan = loop.Plan(t, t.recipe, (0,), None, (Mask(t.space.init(0), mask),))
+    assert (plan.compact() is not None) == (how == "plain")
+
+
+def test_linear_layers_on_maps_and_means_before_the_first_layer_are_left_whole(monkeypatch, store):
+    from torch import nn
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean([2, 3])
+
+    makes = [
+        lambda: nn.Sequential(Mean(), nn.Linear(3, 30), nn.ReLU(), nn.Linear(30, 4)),
+        lambda: nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 8 * 30, 4)),
+    ]
+    for i, make in enumerate(makes):
+        t = task("resnet-20")
+        t = task_from(Splits("random", t.train, t.test), make, recipe=t.recipe)
+        small, whole = both(monkeypatch, t, masks_of(t, 0.1), store=Store(store.folder / str(i)), jobs=1)
+        torch.testing.assert_close(small.theta, whole.theta, atol=2e-5, rtol=1e-4)

@@ -10,7 +10,8 @@ The same for each example i (Paul et al. 2022, arXiv 2206.01278, section 4), wit
 
     b_i = max_a [ loss_i(theta_a) - (1 - a) loss_i(theta_1) - a loss_i(theta_2) ]
 
-Its two ends are runs that share a parent, `siblings`: the weights of step t, trained on in two orders of the data.
+Its two ends are runs that share a parent, `siblings`: the weights of step t, trained on in two orders of the data. The
+first kind of height between such runs is the `instability` of the parent to the noise of SGD.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from surplus.registry import method
 from surplus.space import interpolate
 from surplus.tasks import Task
 from surplus.training import Run, fit, predict
+from surplus.training import evaluate as evaluate_points
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """thetas (points, P) -> errors (points,), losses (points,); batch-norm statistics re-estimated for every point."""
 EvaluateEach = Callable[[Tensor], tuple[Tensor, Tensor]]
 """thetas (points, P) -> losses (points, n) and whether each answer is right (points, n); statistics likewise."""
+STABLE = 0.02
+"""An instability below this share of examples is called stable (Frankle et al. 2020, section 2)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,20 @@ def barrier(
             raise unknown(f"{kind} of a barrier", given, known)
     errors, losses = evaluate(interpolate(theta1, theta2, at))
     return Barrier(at, errors, losses, mode, end)
+
+
+def on_data(task: Task, data: Dataset | None = None) -> Evaluate:
+    """An `evaluate` for barriers: errors and losses on the task's test set, or on other examples.
+
+    Batch-norm statistics are estimated anew for every point.
+    """
+    examples = task.test if data is None else data
+
+    def evaluate(thetas: Tensor) -> tuple[Tensor, Tensor]:
+        found = evaluate_points(task, thetas, examples)
+        return 1 - found.metric, found.loss
+
+    return evaluate
 
 
 # ---- example by example ---------------------------------------------------------------------------------------------
@@ -168,6 +186,40 @@ def siblings(task: Task, parent: Tensor, step: int, seeds: Sequence[int], **opti
         for shift in (10_000, 20_000)
     )
     return first, second
+
+
+@method("measure", paper="Frankle et al. 2020, arXiv 1912.05671, section 2")
+def instability(
+    task: Task,
+    parent: Tensor,
+    step: int,
+    seeds: Sequence[int],
+    *,
+    points: int = 31,
+    data: Dataset | None = None,
+    **options: Any,
+) -> Tensor:
+    """How much two orders of the data part a network: the error barrier between two trainings from one point.
+
+        max_a E((1 - a) theta_1 + a theta_2) - (E(theta_1) + E(theta_2)) / 2
+
+    Batch-norm statistics are estimated anew at every point, where the paper interpolates the running ones.
+
+    Args:
+        task: data, network and recipe.
+        parent: (K, P) weights after `step` steps.
+        step: where in the schedule and the data order both trainings go on.
+        seeds: (K,) of the parents; see `siblings` for those of the two trainings.
+        points: on the line, both ends included.
+        data: on which to count errors; the test set when None.
+        options: of `fit`; masks=(K, P) asks it of subnetworks.
+
+    Returns:
+        (K,) shares of examples, never negative; below `STABLE` = 0.02 a network is stable.
+    """
+    first, second = siblings(task, parent, step, seeds, **options)
+    look, ends = on_data(task, data), zip(first.theta, second.theta, strict=True)
+    return torch.tensor([barrier(look, a, b, points).height for a, b in ends], dtype=torch.float64)
 
 
 def _grid(theta1: Tensor, theta2: Tensor, points: int) -> Tensor:

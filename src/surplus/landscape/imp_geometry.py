@@ -6,7 +6,9 @@
     cut:       largest share q that stays matching; from curvature, the largest with rho_q^2 / 2 * tr H / D <= epsilon,
                rho_q = || w_L - m_q w_L ||
 
-Paul et al. 2023 (arXiv 2210.03044). Evaluation re-estimates batch-norm statistics at every point. The other statistic
+Paul et al. 2023 (arXiv 2210.03044). Evaluation re-estimates batch-norm statistics at every point. Masks keep biases,
+normalisation and excluded layers whole; thresholds, lengths and moves are of the weights that a cut may touch alone,
+`surplus.pruning.moved.cuttable`: what a cut cannot remove says nothing about where it cuts. The other statistic
 of the cut follows Gordon's escape theorem, r_i = sqrt(2 epsilon / lambda_i): a random subspace at distance R meets the
 set of loss below epsilon while the share of directions it lacks is below the mean of r_i^2 / (r_i^2 + R^2), the form of
 Larsen et al. 2022 (arXiv 2107.05802); cuts are not random subspaces, so it is a guide and no bound.
@@ -22,28 +24,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from surplus.data import Dataset
 from surplus.errors import InputError
-from surplus.landscape.connectivity import Evaluate, barrier
+from surplus.landscape.connectivity import Evaluate, barrier, on_data
 from surplus.landscape.lanczos import Matvec
 from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
+from surplus.pruning.moved import cuttable
 from surplus.registry import method
-from surplus.space import generator
-from surplus.tasks import Task
-from surplus.training import evaluate as evaluate_points
+from surplus.space import WeightSpace, generator
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def on_data(task: Task, data: Dataset | None = None) -> Evaluate:
-    """An `evaluate` for the measures here: errors and losses on the test set, or on other examples."""
-    examples = task.test if data is None else data
-
-    def evaluate(thetas: Tensor) -> tuple[Tensor, Tensor]:
-        found = evaluate_points(task, thetas, examples)
-        return 1 - found.metric, found.loss
-
-    return evaluate
 
 
 # ---- matching -------------------------------------------------------------------------------------------------------
@@ -114,7 +103,7 @@ def refilled_gap(before: Tensor, mask: Tensor, after: Tensor) -> float:
 
     Args:
         before: (P,) trained weights that were cut, by one threshold for all.
-        mask: (P,) which prunable weights stayed.
+        mask: (P,) which weights stayed, of those that the cut could touch: a level's mask & `cuttable`.
         after: (P,) weights after retraining.
     """
     threshold = before[mask].abs().min()
@@ -131,7 +120,7 @@ def perturbed_start(start: Tensor, mask: Tensor, next_mask: Tensor, scale: float
 
     Args:
         start: (P,) rewound weights.
-        mask: (P,) of the level.
+        mask: (P,) of the level, among weights that the cut may touch.
         next_mask: (P,) of the level after it.
         scale: 1 for a move as long as the cut's.
         chance: draws u.
@@ -161,27 +150,28 @@ def perturbation_robustness(
     step: int = 0,
     points: int = 11,
     evaluate: Evaluate | None = None,
+    exclude: Sequence[str] = (),
     **options: Any,
 ) -> Robustness:
     """Train a level from random points as far from its start as the next cut, times each scale.
 
     Args:
-        level: whose start is moved, inside its mask's subspace (all of its weights that can be pruned).
+        level: whose start is moved, inside its mask's subspace: the weights that it keeps and that a cut may touch.
         after: the level after it; the length of the move is that of the cut between them.
         scales: of the move.
         step: where in the schedule and the data order training begins.
         points: on a line.
         evaluate: as for `chain_barriers`; the task's test set when None.
+        exclude: layers that the cut left whole; their weights, like biases, begin where they did.
         options: of `fit`.
     """
     task, look = level.run.task, evaluate or on_data(level.run.task)
-    prunable = task.space.prunable
+    free = cuttable(task.space, exclude).to(level.start.device)
     barriers, errors = [], []
     for scale in scales:
         rows = zip(level.run.seeds, level.start, level.masks, after.masks, strict=True)
         starts = [
-            torch.where(prunable, perturbed_start(s, m & prunable, n, scale, _chance(seed, scale)), s)
-            for seed, s, m, n in rows
+            torch.where(free, perturbed_start(s, m & free, n, scale, _chance(seed, scale)), s) for seed, s, m, n in rows
         ]
         moved = from_masks(task, level.masks, torch.stack(starts), level.run.seeds, step, **options)
         pairs = zip(level.run.theta, moved.run.theta, strict=True)
@@ -216,6 +206,7 @@ def largest_cut(
     *,
     step: int = 0,
     evaluate: Evaluate | None = None,
+    exclude: Sequence[str] = (),
     **options: Any,
 ) -> LargestCut:
     """Cut a level by each share in one step, rewind, retrain, and see what still matches.
@@ -227,11 +218,12 @@ def largest_cut(
         shares: of the surviving weights, to remove.
         step: where in the schedule and the data order training begins.
         evaluate: as for `chain_barriers`; the task's test set when None.
+        exclude: layers to leave whole.
         options: of `fit`.
     """
     look, errors = evaluate or on_data(level.run.task), []
     for share in shares:
-        _, cut = levels_from(level, [by_rate(share)], step=step, **options)
+        _, cut = levels_from(level, [by_rate(share, exclude=exclude)], step=step, **options)
         errors.append(look(cut.run.theta)[0])
     stacked = torch.stack(errors)
     good = matching(stacked, dense, epsilon)
@@ -239,15 +231,33 @@ def largest_cut(
     return LargestCut(tuple(shares), stacked, torch.where(good, sizes, 0).amax(0))
 
 
-def cut_lengths(theta: Tensor, mask: Tensor, shares: Sequence[float] = SHARES) -> Tensor:
-    """rho_q (shares,): how far cutting the smallest share of the kept weights moves theta (P,)."""
-    squares = theta[mask].double().square().sort().values.cumsum(0)
+def cut_lengths(
+    space: WeightSpace,
+    theta: Tensor,
+    mask: Tensor,
+    shares: Sequence[float] = SHARES,
+    exclude: Sequence[str] = (),
+) -> Tensor:
+    """rho_q (shares,): how far cutting the smallest share of the kept weights moves a network.
+
+    Args:
+        space: the network.
+        theta: (P,) trained weights.
+        mask: (P,) what is kept; what a cut cannot touch, though kept, counts towards neither share nor length.
+        shares: of the kept weights that a cut may touch.
+        exclude: layers that are left whole.
+    """
+    kept = mask & cuttable(space, exclude).to(mask.device)
+    squares = theta[kept].double().square().sort().values.cumsum(0)
     counts = [round(q * len(squares)) for q in shares]
     return torch.stack([squares[n - 1] if n else squares.new_zeros(()) for n in counts]).sqrt()
 
 
 def within_mask(matvec: Matvec, mask: Tensor) -> Matvec:
-    """An operator (P,) -> (P,) as one on the kept coordinates alone, (kept,) -> (kept,)."""
+    """An operator (P,) -> (P,) as one on the coordinates of a mask (P,) alone, (kept,) -> (kept,).
+
+    For a curvature beside `cut_lengths`, the mask is that of kept weights that a cut may touch.
+    """
 
     def product(v: Tensor) -> Tensor:
         whole = v.new_zeros(mask.shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surplus.pruning.counting import Size, count, latency
 from surplus.pruning.imp import Level
-from surplus.pruning.training_cost import training_macs
+from surplus.pruning.training_cost import in_use, training_macs
 from surplus.stats import Estimate
 from surplus.training import Run
 
@@ -39,6 +39,11 @@ class Arm:
     def seeds(self) -> list[int]:
         return [s for run in self.runs for s in run.seeds]
 
+    @cached_property
+    def used(self) -> Tensor | None:
+        """(K, P) the weights in use, where masks say which; more than the masks where others are held at a value."""
+        return in_use(self.trained) if isinstance(self.trained, Level) else None
+
     @property
     def masks(self) -> Tensor | None:
         return self.trained.masks if isinstance(self.trained, Level) else None
@@ -55,7 +60,7 @@ class Arm:
         found = []
         for run in self.runs:
             x, whole = run.task.prepare(run.task.train.inputs[:1]), torch.ones(run.task.space.size, dtype=torch.bool)
-            masks = whole[None] if self.masks is None else self.masks
+            masks = whole[None] if self.used is None else self.used
             found += [count(run.task.space.module, x, mask) for mask in masks]
         return found
 
@@ -73,6 +78,7 @@ class Arm:
             "name": self.name,
             "role": self.role,
             "density": self.kept / dense.kept,
+            "trainable": self.trainable / dense.kept,
             **size,
             "compression": dense.sizes[0].parameters / max(size["nonzero"], 1),
             "speedup": dense.sizes[0].macs / max(size["macs_nonzero"], 1),
@@ -87,10 +93,18 @@ class Arm:
 
     @cached_property
     def kept(self) -> float:
-        """Prunable weights that are there, averaged over seeds."""
-        if self.masks is None:
+        """Prunable weights in use, averaged over seeds."""
+        return self._prunable(self.used)
+
+    @cached_property
+    def trainable(self) -> float:
+        """Prunable weights that are trained, averaged over seeds."""
+        return self._prunable(self.masks)
+
+    def _prunable(self, masks: Tensor | None) -> float:
+        if masks is None:
             return self._mean([int(run.task.space.prunable.sum()) for run in self.runs])
-        return self._mean(self.masks[:, self.runs[0].task.space.prunable].sum(1).tolist())
+        return self._mean(masks[:, self.runs[0].task.space.prunable].sum(1).tolist())
 
     @staticmethod
     def _mean(values: Sequence[float]) -> float:

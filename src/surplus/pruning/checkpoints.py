@@ -2,12 +2,13 @@
 
     layout   holds, of each prunable tensor as a matrix (out, inputs)                              float32, density d
     dense    all of it, zeros written out: a plain state dict                                      4 bytes a weight
-    csr      crow (out + 1), the columns and the values of kept weights, row by row                about (4 + 1 or 2) d
+    csr      crow (out + 1), the columns and the values of kept weights, row by row                about (4 + i) d
     2:4      two values of every four neighbours in a row, and their places in two bits each       2.125
     onnx     the graph and all of it, zeros written out                                            4
 
-The first three are safetensors files; other tensors (biases, normalisation, buffers) lie in them as they are. Nothing
-is unpickled on the way back, and weights come back bit for bit. `load_checkpoint` sees from the file which it is.
+i is what a column's number takes: 1, 2 or 4 bytes, the least that hold all of a tensor's. The first three are
+safetensors files; other tensors (biases, normalisation, buffers) lie in them as they are. Nothing is unpickled on the
+way back, and weights come back bit for bit. `load_checkpoint` sees from the file which it is.
 """
 
 from __future__ import annotations

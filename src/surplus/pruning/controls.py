@@ -7,8 +7,13 @@
     magnitude-at-init          the largest initial weights
     magnitude-after-training   the largest trained weights in one cut, the upper reference of pruning at the start
     random-labels, -pixels     the same choice of weights, made on data without meaning
-    small-parameters, -macs    a dense network with as many parameters, or with as many multiply-adds
+    small-parameters, -macs    a dense network with as many trained parameters, or with as many multiply-adds
     dense-longer               the dense network, trained for as many steps as the whole search took
+
+Inversion and the masks of meaningless data rank weights by the ticket's own score, read once: of a ticket whose score
+was computed anew after each of several cuts, they are what a single cut would have been. Where a method holds weights
+outside its mask at values (an offset, frozen initial weights), masks of other places would delete those: such a ticket
+has dense controls alone.
 
 If shuffle and reinit do not hurt, the method chose layer densities, not weights (Frankle, Dziugaite, Roy & Carbin 2021,
 arXiv 2009.08576, section 5). If meaningless data do not hurt, it did not read the data, and the smart ratio may do as
@@ -38,7 +43,7 @@ from surplus.pruning.imp import Level, imp
 from surplus.pruning.masks import Ticket, density, keep_top, layer_densities, random_mask, shuffle
 from surplus.pruning.scoring import Score, iterate_on_task, score_on_task
 from surplus.pruning.small_dense import fresh_start, small_dense
-from surplus.pruning.training_cost import stretched
+from surplus.pruning.training_cost import in_use, stretched
 from surplus.space import WeightSpace, generator, seed_for
 from surplus.tasks import CLASSIFICATION, Task
 from surplus.training import Run, fit
@@ -115,6 +120,7 @@ def train_controls(
     step: int = 0,
     names: Sequence[str] = USUAL,
     score: str | Score | None = None,
+    trained: bool = False,
     exclude: Sequence[str] = (),
     budget: float | None = None,
     **options: Any,
@@ -126,14 +132,16 @@ def train_controls(
         level: the tickets.
         step: where in training they began; controls with their weights begin there too, fresh weights at 0.
         names: out of `MASKED` and `DENSE`.
-        score: the weight score at the start that chose the masks; magnitude after training when None.
+        score: the weight score that chose the masks; magnitude after training when None. Inversion and the masks of
+            random labels and pixels read it once, though iterated tickets read it after each cut.
+        trained: whether it scored the trained networks; the initial ones if not.
         exclude: layers that the pruning kept whole.
         budget: for dense-longer, how many dense trainings the search took: see `training_budget`.
         options: of `fit`.
 
     Returns:
         By name, in the order asked for, a `Level` for masks and a `Run` for dense networks. random-smart is missing
-        where the density is too low for it.
+        where the density is too low for it, and all masks where the level holds weights outside its own at values.
 
     Raises:
         InputError: an unknown name; no budget for dense-longer; random labels without classes, or pixels of text.
@@ -143,8 +151,9 @@ def train_controls(
             raise unknown("control", name, (*MASKED, *DENSE))
     if "dense-longer" in names and budget is None:
         raise InputError("dense-longer trains for the budget of the whole search; give budget=training_budget(levels)")
-    setting = _Setting(task, level, step, score, tuple(exclude), options)
-    found = setting.trained_masks([n for n in names if n in MASKED])
+    setting = _Setting(task, level, step, score, trained, tuple(exclude), options)
+    held = bool((in_use(level) & ~level.masks).any())
+    found = setting.trained_masks([n for n in names if n in MASKED and not held])
     dense = {n: setting.dense(n, budget or 1.0) for n in names if n in DENSE}
     return {n: (found | dense)[n] for n in names if n in found or n in dense}
 
@@ -204,6 +213,8 @@ class _Setting:
     level: Level
     step: int
     score: str | Score | None
+    after: bool
+    """Whether the score is of trained networks."""
     exclude: tuple[str, ...]
     options: dict[str, Any]
 
@@ -237,11 +248,12 @@ class _Setting:
         if name == "dense-longer":
             return fit(self.task, seeds=self.seeds, recipe=stretched(self.task.recipe, budget), **self.options)
         x = self.task.prepare(self.task.train.inputs[:1])
-        sizes = [count(self.task.space.module, x, mask) for mask in self.level.masks]
         if name == "small-macs":
-            small, start = small_dense(self.task, self.seeds, macs=sum(s.macs_nonzero for s in sizes) / len(sizes))
+            macs = [count(self.task.space.module, x, mask).macs_nonzero for mask in in_use(self.level)]
+            small, start = small_dense(self.task, self.seeds, macs=sum(macs) / len(macs))
         else:
-            small, start = small_dense(self.task, self.seeds, parameters=sum(s.nonzero for s in sizes) / len(sizes))
+            parameters = [int(mask.sum()) for mask in self.level.masks]
+            small, start = small_dense(self.task, self.seeds, parameters=sum(parameters) / len(parameters))
         return fit(small, seeds=self.seeds, start=start, **self.options)
 
     def first(self, name: str) -> int:
@@ -278,6 +290,9 @@ class _Setting:
         if self.score is None:
             return self.largest(fit(false, seeds=self.seeds, **self.options).theta)
         how: dict[str, Any] = {"exclude": self.exclude, "min_per_layer": 1}
+        if self.after:
+            scored = zip(self.scores_after(false), self.shares, strict=True)
+            return torch.stack([keep_top(self.task.space, s, density=d, **how) for s, d in scored])
         rows = zip(self.fresh, self.seeds, self.shares, strict=True)
         return torch.stack([iterate_on_task(self.score, false, p, seed=s, density=d, **how) for p, s, d in rows])
 
@@ -285,10 +300,21 @@ class _Setting:
     def fresh(self) -> Tensor:
         return self.task.space.init_many(self.seeds)
 
+    def scores_after(self, task: Task) -> Tensor:
+        """(K, P) the score of dense networks trained on this task, beside where tickets go back to."""
+        assert self.score is not None
+        dense = self.dense_level(task)
+        rows = zip(dense.run.theta, dense.start, self.seeds, strict=True)
+        return torch.stack([score_on_task(self.score, task, p, start=q, seed=s, trained=True) for p, q, s in rows])
+
+    def dense_level(self, task: Task) -> Level:
+        """The dense networks; imp has trained the same ones."""
+        return imp(task, levels=0, rewind_step=self.step, seeds=self.seeds, **self.options)[0]
+
     @cached_property
     def trained(self) -> Tensor:
-        """(K, P) the dense networks after training; imp has trained the same ones."""
-        return imp(self.task, levels=0, rewind_step=self.step, seeds=self.seeds, **self.options)[0].run.theta
+        """(K, P) the dense networks after training."""
+        return self.dense_level(self.task).run.theta
 
     @cached_property
     def shares(self) -> list[float]:
@@ -300,6 +326,8 @@ class _Setting:
         """(K, P) what the tickets were chosen by."""
         if self.score is None:
             return self.trained.abs()
+        if self.after:
+            return self.scores_after(self.task)
         rows = zip(self.fresh, self.seeds, strict=True)
         return torch.stack([score_on_task(self.score, self.task, p, start=p, seed=s) for p, s in rows])
 

@@ -8,8 +8,9 @@ temperature. For a unit j let c_j multiply what the next layer reads of it; then
     s_j = | d(v . grad L) / dc_j |  =  | sum_q theta_q (H v)_q + v_q^2 |,    q the weights that read unit j
 
 g and H are those of all parameters: flow through biases and normalisation counts, though no mask removes it. Rachwan et
-al. 2022, arXiv 2206.10451, sections 3 and 4. The authors' code adds up batches where we average, and has one gate for a
-unit's output and for the next layer's input, so that c_j acts twice; here it acts once, where the unit is read.
+al. 2022, arXiv 2206.10451, sections 3 and 4. The authors' code adds up batches where we average, and one gate acts on a
+unit's output and on the next layer's input; here it acts once, where the unit is read. Behind a ReLU, a gate on both is
+worth exactly twice ours, so that ranks are the same.
 """
 
 from __future__ import annotations

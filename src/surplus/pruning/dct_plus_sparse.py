@@ -3,7 +3,8 @@
     W_l = a_l D_l + S_l,  S_l = 0 at the start, on a random support;  density = support / weights of the layers
 
 The support says how many weights are trained and stored, not how many are zero: a D + S is dense, and D follows from
-the layers' shapes.
+the layers' shapes. The support stays where it was drawn: the paper's RigL on S, and the baseline FORCE that it compares
+with, are not here.
 """
 
 from __future__ import annotations

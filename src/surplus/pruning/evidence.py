@@ -1,11 +1,13 @@
 """The evidence for a pruning result, as tables: sizes, seeds, non-inferiority to dense, and a margin over each control.
 
-    compression = parameters / non-zero       density = kept / prunable        speed-up = MACs / MACs with kept weights
+    compression = parameters / in use         density = in use / prunable         speed-up = MACs / MACs of those in use
     repeats needed for a margin m: the least n with (t_{level} + t_{power}) sd / sqrt(n) <= m
 
 sd is that of the paired differences, over seeds or over test examples, and t the quantiles of Student's law with n - 1
-degrees of freedom. Definitions: Blalock, Gonzalez Ortiz, Frankle & Guttag 2020 (arXiv 2003.03033). Compression and
-speed-up are relative to the dense network; a theoretical speed-up is no measured one: the latencies stand beside it.
+degrees of freedom. A weight is in use where the mask keeps it, or where it is held at a value other than zero; the
+share under the mask alone is `trainable`. Definitions: Blalock, Gonzalez Ortiz, Frankle & Guttag 2020 (arXiv
+2003.03033). Compression and speed-up are relative to the dense network; a theoretical speed-up is no measured one: the
+latencies stand beside it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.special import stdtrit
+from torch import Tensor
 
 from surplus.errors import InputError
 from surplus.pruning.arms import Arm, Table, Trained, number
 from surplus.pruning.imp import Level
 from surplus.pruning.masks import layer_densities
-from surplus.pruning.training_cost import training_macs
+from surplus.pruning.training_cost import in_use, training_macs
 from surplus.stats import holm, non_inferior_on_examples, non_inferior_over_both, paired
 from surplus.tasks import Task
 from surplus.training import Run
@@ -28,8 +31,9 @@ from surplus.training import Run
 CONVENTION = (
     "One multiply-add (MAC) is one multiplication and one addition of a linear layer or a convolution; biases,"
     " normalisation, activations and pooling are not counted, and tools that count both operations show twice the"
-    " number. Density is the kept share of the prunable weights, compression all parameters over the non-zero ones."
-    " Accuracies are of the last step, on the test set. Training counts three MACs for each of a forward pass."
+    " number. Density is the share of the prunable weights that are in use, trainable the share that is trained;"
+    " compression is all parameters over those in use. Accuracies are of the last step, on the test set. Training counts"
+    " three MACs for each of a forward pass."
 )
 
 
@@ -64,7 +68,7 @@ def report(
     if not levels:
         raise InputError("a report is about at least one pruned level; got none")
     pruned = [x for x in levels if x.density < 1] or list(levels[-1:])
-    arms = [Arm(f"pruned to {100 * x.density:.3g}%", "level", x) for x in pruned]
+    arms = [Arm(_name(x), "level", x) for x in pruned]
     found = _report(task, Arm("dense", "dense", dense), arms, controls or {}, margin, level, measure)
     spent, rows = sum(training_macs(x) for x in levels if x.density == 1), found["networks"][1:]
     for row, x in zip(rows, pruned, strict=False):
@@ -78,6 +82,7 @@ def report_structured(
     runs: Sequence[Run],
     controls: Mapping[str, Trained] | None = None,
     *,
+    search_macs: float | Sequence[float] | None = None,
     margin: float = 0.005,
     level: float = 0.95,
     measure: bool = True,
@@ -89,6 +94,8 @@ def report_structured(
         dense: the dense networks of the same seeds.
         runs: what structured pruning returned, one for each seed.
         controls: from `train_scratch`, or dense networks of another kind.
+        search_macs: multiply-adds of finding each smaller network, before the training of `runs`: one number for all,
+            or one for each. The row "search_macs" adds that training to them; without them there is no such row.
         margin: the largest loss that counts as none, in the metric's units.
         level: confidence of intervals and tests.
         measure: time the networks, at batch sizes 1 and 64.
@@ -96,7 +103,16 @@ def report_structured(
     if not runs:
         raise InputError("a report is about at least one smaller network; got none")
     arms = [Arm("pruned", "level", tuple(runs))]
-    return _report(task, Arm("dense", "dense", dense), arms, controls or {}, margin, level, measure)
+    found = _report(task, Arm("dense", "dense", dense), arms, controls or {}, margin, level, measure)
+    if search_macs is not None:
+        spent = [search_macs] * len(runs) if isinstance(search_macs, int | float) else list(search_macs)
+        if len(spent) != len(runs):
+            raise InputError(
+                f"search_macs is one number, or one for each smaller network; got {len(spent)} for {len(runs)}"
+            )
+        row = found["networks"][1]
+        row["search_macs"] = sum(spent) / len(spent) + row["training_macs"]
+    return found
 
 
 def repeats_needed(sd: float, margin: float, *, level: float = 0.95, power: float = 0.8) -> int | None:
@@ -156,8 +172,14 @@ def _report(
         "against_dense": against_dense,
         "against_controls": against_controls,
         "latency": [row for arm in timed for row in arm.latency()],
-        "sentences": _sentences(last, against_dense[len(arms) - 1], against_controls),
+        "sentences": _sentences(last, against_dense[len(arms) - 1], against_controls) + _sizes_said(last, dense),
     }
+
+
+def _name(level: Level) -> str:
+    """A row's name: how far the network is pruned or, where other weights are held at values, how much of it trains."""
+    held = bool((in_use(level) & ~level.masks).any())
+    return f"{100 * level.density:.3g}% trained" if held else f"pruned to {100 * level.density:.3g}%"
 
 
 def _against_dense(arm: Arm, dense: Arm, margin: float, level: float) -> dict[str, Any]:
@@ -207,11 +229,18 @@ def _against_controls(arm: Arm, controls: Sequence[Arm], margin: float, level: f
 
 
 def _layers(task: Task, level: Level) -> Table:
-    """Density of each prunable tensor, averaged over seeds."""
-    each = [layer_densities(task.space, mask) for mask in level.masks]
+    """Density and trainable share of each prunable tensor, averaged over seeds."""
+    used, trained = (_shares(task, masks) for masks in (in_use(level), level.masks))
     sizes = {b.name: b.size for b in task.space.blocks}
-    means = {n: sum(e[n] for e in each) / len(each) for n in each[0]}
-    return [{"tensor": n, "weights": sizes[n], "kept": d * sizes[n], "density": d} for n, d in means.items()]
+    return [
+        {"tensor": n, "weights": sizes[n], "kept": d * sizes[n], "density": d, "trainable": trained[n]}
+        for n, d in used.items()
+    ]
+
+
+def _shares(task: Task, masks: Tensor) -> dict[str, float]:
+    each = [layer_densities(task.space, mask) for mask in masks]
+    return {n: sum(e[n] for e in each) / len(each) for n in each[0]}
 
 
 def _sentences(arm: Arm, dense: Mapping[str, Any], controls: Table) -> list[str]:
@@ -230,6 +259,23 @@ def _sentences(arm: Arm, dense: Mapping[str, Any], controls: Table) -> list[str]
             better, not_shown = _READINGS[row["control"]]
             said.append(f"{row['control']}: {better if row['verdict'] == 'better' else not_shown}.")
     said += [f"{row['control']} is better than the pruned network." for row in controls if row["verdict"] == "worse"]
+    return said
+
+
+def _sizes_said(arm: Arm, dense: Arm) -> list[str]:
+    """What a reader might take for granted about the sizes, where it is not so."""
+    said, share = [], arm.kept / dense.kept
+    if arm.kept > arm.trainable:
+        said.append(
+            f"{arm.name}: {arm.trainable / dense.kept:.3g} of the prunable weights are trained, but {share:.3g} are in"
+            " use: those outside the mask are held at values. Sizes and speed-ups count what is in use; controls that"
+            " train masks are left out, for they would set those weights to zero."
+        )
+    if share > 1:
+        said.append(
+            f"{arm.name}: it is larger than the dense network that it stands beside, which is another one:"
+            f" {share:.3g} times as many prunable weights."
+        )
     return said
 
 
@@ -253,8 +299,8 @@ _READINGS = {
         "fresh weights under the same mask are not shown to do worse; the mask may be all that matters",
     ),
     "small-parameters": (
-        "a dense network with as many parameters does worse",
-        "a dense network with as many parameters is not shown to do worse",
+        "a dense network with as many trained parameters does worse",
+        "a dense network with as many trained parameters is not shown to do worse",
     ),
 }
 """What it means when the pruned network is better than a control, and when it is not shown to be."""

@@ -136,6 +136,8 @@ def _narrower(network: Network) -> list[dict[str, Any]]:
     if name is None:
         return []
     value = network.options.get(name, known[name].default)
+    if isinstance(known[name].default, float) and isinstance(value, int):
+        value = float(value)  # a factor that was given as a whole number
     return [{**network.options, name: v} for v in _values(value, network.options.get("heads", _default(known)))]
 
 

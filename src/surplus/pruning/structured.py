@@ -11,6 +11,7 @@ Keeping a share r of all channels keeps about r^2 of the weights.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,8 @@ def shrink(
         density: share of the parameters; the largest `keep` that stays below it is searched for.
         importance: (P,) any weight score at this point, not negative; squared weights when None.
         scope: `global` ranks the channels of all groups together, `layer` keeps the same share in each group.
-        round_to: channel counts become multiples of this, at least one of them; 8 suits most hardware.
+        round_to: channel counts become multiples of this, even where all would stay; where there are fewer, all stay.
+            8 suits most hardware.
         heads: also leave out whole heads of attention (that of our networks, and `nn.MultiheadAttention`); a head is
             ranked as a channel is. Otherwise the layers of attention stay.
         exclude: layers whose outputs stay. The layer that gives the network's output always stays.
@@ -174,8 +176,9 @@ def _choice(groups: Sequence[Group], keep: float, scope: Scope, round_to: int) -
         counts = owner[best].bincount(minlength=len(groups)).tolist()
     out = []
     for group, n, wanted in zip(groups, sizes, counts, strict=True):
-        step = max(1, round_to // group.parts) if group.rounded else 1
-        count = min(n, max(step, round(wanted / step) * step))
+        step = round_to // math.gcd(round_to, group.parts) if group.rounded else 1
+        most, least = max(n // step * step, min(n, step)), step
+        count = min(most, max(least, round(wanted / step) * step))
         goes = group.importance.argsort(stable=True)[: n - count]
         out.append(sorted(int(c) + p * n for p in range(group.parts) for c in goes))
     return out

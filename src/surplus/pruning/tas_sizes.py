@@ -2,8 +2,10 @@
 
     cost = sum_l k_l^2 H_l W_l c_in c_out P(layer l is used) + c_last outputs        (multiply-adds)
 
-For one network every P is 0 or 1 and the cost is exact; with expected widths and depths it is the expected cost of Dong
-& Yang 2019, arXiv 1905.09717. Backbones are the residual networks for small images and the fully connected one.
+For one network every P is 0 or 1, and the cost is exact where shortcuts have no weights, as in the networks that are
+built from these sizes; the projections of a backbone that has some are not counted. With expected widths and depths it
+is the expected cost of Dong & Yang 2019, arXiv 1905.09717. Backbones are the residual networks for small images and the
+fully connected one.
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
     MACs of a run = 3 * examples seen * MACs with kept weights of one forward pass
 
 A backward pass counts as two forward ones: once for the weights' gradient, once for the activations'. Zeros are not
-counted, as in the theoretical speed-up; what a machine does with masks today costs as much as the dense network.
+counted, as in the theoretical speed-up; what a machine does with masks today costs as much as the dense network. Where
+weights outside the mask are held at values of their own, they are in use and count, too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+
+from torch import Tensor
 
 from surplus.pruning.counting import count
 from surplus.pruning.imp import Level
@@ -36,7 +39,7 @@ def training_budget(levels: Iterable[Level]) -> float:
 
 def training_macs(trained: Level | Run) -> float:
     """Multiply-adds of training one replica, averaged over the replicas."""
-    run, masks = (trained.run, trained.masks) if isinstance(trained, Level) else (trained, None)
+    run, masks = (trained.run, in_use(trained)) if isinstance(trained, Level) else (trained, None)
     task = run.task
     x = task.prepare(task.train.inputs[:1])
     if masks is None:
@@ -44,6 +47,11 @@ def training_macs(trained: Level | Run) -> float:
     else:
         macs = sum(count(task.space.module, x, mask).macs_nonzero for mask in masks) / len(masks)
     return 3 * macs * _examples_seen(run)
+
+
+def in_use(level: Level) -> Tensor:
+    """(K, P) the weights that a forward pass reads: those under the mask, and others that are not zero at the end."""
+    return level.masks | (level.run.theta != 0).to(level.masks.device)
 
 
 def stretched(recipe: Recipe, factor: float) -> Recipe:

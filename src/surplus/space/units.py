@@ -160,8 +160,8 @@ def entrance(module: nn.Module, graph: Graph) -> str | None:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if type(layer) is nn.Linear:
             return str(node.target)
-        if not _flattens(node, layer):
-            return None
+        if not _flattens(node, layer) or node.target in (torch.mean, "mean", torch.amax, "amax"):
+            return None  # a mean over places is no flattening of the inputs
     return None
 
 

@@ -45,8 +45,8 @@ CRITERIA: dict[str, str | Score] = {
 }
 OWN = "own masks"
 OWN_MASKS = (
-    f"The conditions compare actions on the masks that zeroing found. In the rows of {OWN} each action was applied at"
-    " every cut, so that it found its own; cuts are fewer there, of the same size in each layer for all actions."
+    f"The conditions compare actions on the masks that zeroing found. In the rows with {OWN} each action was applied at"
+    " every cut and so found its own, by fewer cuts that leave as many weights of each layer."
 )
 RANDOM: dict[str, Weights] = {"initial weights": "glorot-normal", "signed constants": "signed-glorot"}
 
@@ -219,7 +219,7 @@ def zeroing(bench: Bench[DeconstructingProtocol]) -> Measured:
         ]
         found = {name: accuracy[at] for name, accuracy in own.items()}
         for a, b in (("zero", "freeze"), ("hybrid-a", "zero")):
-            rows.append(beats(f"{a}, {OWN}", f"{b}, {OWN}", ACCURACY, found[a], found[b], density=d).detail())
+            rows.append(beats(a, f"{b}, {OWN}", ACCURACY, found[a], found[b], density=d).detail())
         arms |= {f"{name}, {OWN}": values for name, values in found.items()}
         arms |= {f"{name}, zero": values for name, values in _random(bench, levels).items()}
         rows += [arm(name, ACCURACY, values, density=d) for name, values in arms.items()]

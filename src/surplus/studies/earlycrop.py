@@ -141,6 +141,7 @@ PROTOCOLS: dict[Scale, Protocol] = {
         prune_to=4,
         steps=2,
         epochs=4,
+        digits_prune_to=4,
         hidden=(32, 16),
         dense_epochs=12,
         densities=(0.5, 0.2, 0.1),

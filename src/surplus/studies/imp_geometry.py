@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.landscape.connectivity import barrier
+from surplus.landscape.connectivity import barrier, on_data
 from surplus.landscape.imp_geometry import (
     ChainBarriers,
     chain_barriers,
     matching,
-    on_data,
     perturbation_robustness,
     projection_errors,
     refilled_gap,
 )
-from surplus.pruning import random_mask
+from surplus.pruning import density, random_mask
 from surplus.pruning.imp import Level, from_masks, imp, imp_levels
+from surplus.pruning.moved import cuttable
 from surplus.space import generator
 from surplus.stats import Interval, rank_correlation
 from surplus.studies.base import Bench, Protocol, study
@@ -209,10 +209,11 @@ def connected_while_matching(bench: Bench[GeometryProtocol]) -> Measured:
     found, losses = _barriers(bench, levels), _barriers(bench, levels, "loss")
     steps = torch.stack([f.to_previous for f in found], 1)  # (levels - 1, seeds)
     good = matching(errors[1:], errors[0], epsilon)
-    rows = _chain_rows(levels, errors, epsilon, found, losses) + _projections(bench, levels)
+    rows = _chain_rows(bench, levels, errors, epsilon, found, losses) + _projections(bench, levels)
     rows += [*_random_rows(bench, levels), *_robustness_rows(bench, levels)]
     if not bool(good.any(0).all()):
         return undecided(CONNECTED, f"no level matches for some seed, with epsilon = {epsilon:.2g}", rows)
+    rows.append(_all_connected(steps, good, epsilon))
     share = over_seeds([float((s[g] <= epsilon).double().mean()) for s, g in zip(steps.T, good.T, strict=True)])
     excess = errors[1:] - errors[0]
     rho = over_seeds([rank_correlation(e, s).value for e, s in zip(excess.T, steps.T, strict=True)])
@@ -228,16 +229,16 @@ def connected_while_matching(bench: Bench[GeometryProtocol]) -> Measured:
 
 def gap_is_refilled(bench: Bench[GeometryProtocol]) -> Measured:
     """The share of surviving weights below the threshold of the last cut, before and after retraining."""
-    levels = _levels(bench)
+    levels, exclude = _levels(bench), bench.protocol.exclude
     pairs = list(pairwise(levels))
-    after = torch.tensor([[_gap(a, b, k, b.run.theta[k]) for k in range(len(a.run))] for a, b in pairs])
-    right = max(_gap(a, b, k, a.run.theta[k]) for a, b in pairs for k in range(len(a.run)))
+    after = torch.tensor([[_gap(a, b, k, b.run.theta[k], exclude) for k in range(len(a.run))] for a, b in pairs])
+    right = max(_gap(a, b, k, a.run.theta[k], exclude) for a, b in pairs for k in range(len(a.run)))
     none = exactly(right, len(bench.seeds))
     checks = [
         exceeds("smallest over levels", GAP, after.amin(0), 0.05),
         Check("right after a cut, largest over levels", GAP, "= 0", none, within(none, 0, 0)),
     ]
-    rows = [arm("after retraining", GAP, g, density=b.density) for g, (_, b) in zip(after, pairs, strict=True)]
+    rows = [arm("after retraining", GAP, g, density=_kept(bench, b)) for g, (_, b) in zip(after, pairs, strict=True)]
     return decide(REFILLED, checks, rows)
 
 
@@ -271,15 +272,27 @@ def connected_iff_matching(bench: Bench[GeometryProtocol]) -> Measured:
         share = exactly(float(same.double().mean()), len(bench.seeds))
         name = f"rewound to step {step}"
         checks.append(Check(name, "share of pairs that agree", ">= 0.9", share, within(share, 0.9, 1)))
-        rows += [arm(name, STEP, s, density=level.density) for s, level in zip(steps, levels[1:], strict=True)]
-        rows += [arm(name, ERROR, e, density=level.density) for e, level in zip(errors, levels, strict=True)]
+        kept = [_kept(bench, level) for level in levels]
+        rows += [arm(name, STEP, s, density=d) for s, d in zip(steps, kept[1:], strict=True)]
+        rows += [arm(name, ERROR, e, density=d) for e, d in zip(errors, kept, strict=True)]
     return decide(IFF, checks, [*rows, *_random_rows(bench, _levels(bench))])
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
+def _all_connected(steps: Tensor, good: Tensor, epsilon: float) -> Row:
+    """Of all matching levels of all seeds (levels, seeds), how many are connected: the paper says all."""
+    joined, matched = int((good & (steps <= epsilon)).sum()), int(good.sum())
+    seen = exactly(joined / matched, good.shape[1])
+    counts = {"connected": joined, "matching": matched}
+    return table_row(
+        "matching levels that are connected, all seeds", "share of levels (the paper: all)", seen, **counts
+    )
+
+
 def _chain_rows(
+    bench: Bench[GeometryProtocol],
     levels: Sequence[Level],
     errors: Tensor,
     epsilon: float,
@@ -288,6 +301,7 @@ def _chain_rows(
 ) -> list[Row]:
     rows = []
     for i, level in enumerate(levels[1:]):
+        d = _kept(bench, level)
         numbers: dict[str, Any] = {
             "error in excess of dense": errors[i + 1] - errors[0],
             STEP: [float(f.to_previous[i]) for f in found],
@@ -295,8 +309,8 @@ def _chain_rows(
             "loss barrier to the level before": [float(f.to_previous[i]) for f in losses],
             BACK_LOSS: [float(f.to_first[i]) for f in losses],
         }
-        rows += [arm("iterative pruning", quantity, v, density=level.density) for quantity, v in numbers.items()]
-        rows.append(table_row("dense networks", "epsilon", exactly(epsilon), density=level.density))
+        rows += [arm("iterative pruning", quantity, v, density=d) for quantity, v in numbers.items()]
+        rows.append(table_row("dense networks", "epsilon", exactly(epsilon), density=d))
     return rows
 
 
@@ -306,23 +320,24 @@ def _projections(bench: Bench[GeometryProtocol], levels: Sequence[Level]) -> lis
     chains, masks = _stacked(bench, levels)
     errors = torch.stack([projection_errors(look, c, m).cpu() for c, m in zip(chains, masks, strict=True)], 1)
     pairs = zip(errors, levels[1:], strict=True)
-    return [arm("cut, not retrained", ERROR, e, density=level.density) for e, level in pairs]
+    return [arm("cut, not retrained", ERROR, e, density=_kept(bench, level)) for e, level in pairs]
 
 
 def _random_rows(bench: Bench[GeometryProtocol], levels: Sequence[Level]) -> list[Row]:
     """Random masks of equal density: error, and barrier to the dense network."""
     rows = []
     for at in bench.protocol.random_at:
-        level = _random(bench, levels[0], levels[at].density)
-        rows.append(arm("random mask", ERROR, 1 - bench.accuracy(level.run), density=level.density))
-        rows.append(arm("random mask", BACK, _to_dense(bench, levels[0], level)[0], density=level.density))
+        d = _kept(bench, levels[at])
+        level = _random(bench, levels[0], d)
+        rows.append(arm("random mask", ERROR, 1 - bench.accuracy(level.run), density=d))
+        rows.append(arm("random mask", BACK, _to_dense(bench, levels[0], level)[0], density=d))
     return rows
 
 
 def _robustness_rows(bench: Bench[GeometryProtocol], levels: Sequence[Level]) -> list[Row]:
     """Starts moved at random as far as the first cut moves them, and farther: barrier to where the level ended."""
     p = bench.protocol
-    how: dict[str, Any] = {"step": p.rewind_steps[0], "points": p.points, **_options(bench)}
+    how: dict[str, Any] = {"step": p.rewind_steps[0], "points": p.points, "exclude": p.exclude, **_options(bench)}
     found = perturbation_robustness(levels[0], levels[1], p.scales, **how)
     names = [f"start moved by {scale:g} x the first cut's" for scale in p.scales]
     rows = [arm(n, "barrier to the unmoved solution", b) for n, b in zip(names, found.barriers, strict=True)]
@@ -348,10 +363,15 @@ def _to_dense(bench: Bench[GeometryProtocol], dense: Level, level: Level) -> tup
     return error, loss
 
 
-def _gap(before: Level, after: Level, k: int, theta: Tensor) -> float:
+def _gap(before: Level, after: Level, k: int, theta: Tensor, exclude: Sequence[str]) -> float:
     """Refilled share of one seed at weights theta (P,), among those that cuts may touch."""
-    space = before.run.task.space
-    return refilled_gap(before.run.theta[k], after.masks[k] & space.prunable, theta)
+    kept = after.masks[k] & cuttable(before.run.task.space, exclude)
+    return refilled_gap(before.run.theta[k], kept, theta)
+
+
+def _kept(bench: Bench[GeometryProtocol], level: Level) -> float:
+    """Kept share of the weights that cuts may touch."""
+    return density(level.run.task.space, level.masks[0], bench.protocol.exclude)
 
 
 def _stacked(bench: Bench[GeometryProtocol], levels: Sequence[Level]) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ ALL, HALF = "all data", {"random": "random half", "hardest": "hard half"}
 ALSO_SEEDS = (
     "Seeds disagree on hard examples, too: the rows of other dense networks, and of the examples that tickets gain, say"
     " how much of this is the seed's doing and not pruning's. That tickets must lie above other dense networks was"
-    " added after a first run, in which another seed alone passed 0.7."
+    " added after a first run, in which another seed alone passed 0.7; its interval is over examples, for these seeds."
 )
 AUC, RHO = "AUC: hard examples are forgotten", "rank correlation of hardness and forgetting"
 _NARROW = 0.005

@@ -239,7 +239,7 @@ def shuffle_separates(bench: Bench[ControlsProtocol]) -> Measured:
             arm(_control_name(name, n), ACCURACY, _accuracy(bench, c), density=level.density)
             for n, c in controls.items()
         ]
-    return decide(SHUFFLE, checks, rows)
+    return decide(SHUFFLE, checks, rows, " ".join(_collapsed(task, {n: a for n, (a, _) in found.items()})))
 
 
 def speed_up_disagrees(bench: Bench[ControlsProtocol]) -> Measured:
@@ -332,6 +332,20 @@ def _controls(bench: Bench[ControlsProtocol], level: Level, score: str | None) -
 def _control_name(method: str, control: str) -> str:
     """Random masks come first in a row's name: they are the same kind of thing for every method."""
     return f"{control}, for {method}" if control.startswith("random") else f"{method}, {control}"
+
+
+def _collapsed(task: Task, levels: dict[str, Level]) -> list[str]:
+    """A sentence for each method that leaves a layer the one weight that no cut may take, in most seeds."""
+    told = []
+    for name, level in levels.items():
+        for block in (b for b in task.space.blocks if b.prunable):
+            alone, n = int((level.masks[:, block.slice].sum(1) <= 1).sum()), len(level.masks)
+            if 2 * alone > n:
+                told.append(
+                    f"{name[0].upper()}{name[1:]} leaves one of the {block.size:,} weights of {block.name} in {alone} of {n}"
+                    " networks: a layer collapses, and that of its shuffle and its inversion, too."
+                )
+    return told
 
 
 def _cost(bench: Bench[ControlsProtocol], name: str, costs: Tensor, verdict: Any, needs: str) -> Check:

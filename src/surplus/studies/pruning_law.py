@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.pruning import random_mask
+from surplus.pruning import density, random_mask
 from surplus.pruning.imp import Level, at_start, from_masks, imp_levels
 from surplus.space import generator
 from surplus.stats import Interval
@@ -278,6 +278,7 @@ def fits_across_widths(bench: Bench[LawProtocol]) -> Measured:
         off = rest.error_at(d[own], width=w, eps_np=float(low[own][0])) / y[own] - 1
         spread = exactly(float(off.std()), p.seeds)
         checks.append(Check(f"width {w:g} held out", RELATIVE, "SD < 0.12", spread, within(spread, 0, 0.12)))
+        rows.append(table_row(f"width {w:g} held out, mean", RELATIVE, exactly(float(off.mean()), p.seeds)))
         rows.append(table_row(f"width {w:g}, law of its own", RELATIVE, exactly(single[-1], p.seeds)))
     ratio = exactly(joint.sigma / (sum(single) / len(single)), p.seeds)
     checks.append(Check("joint fit, to the single ones", "ratio of spreads", "<= 1.5", ratio, within(ratio, 0, 1.5)))
@@ -363,10 +364,13 @@ def _sensitivity(d: Tensor, errors: Tensor, chance: float) -> list[Row]:
 
 
 def _constants(name: str, fit: PruningFit) -> list[Row]:
-    rows = []
-    for key, value in fit.law.parameters.items():
-        low, high = fit.law.intervals[key]
-        rows.append(table_row(name, key, Interval(value, low, high, fit.law.level, fit.law.points)))
+    """The law's constants; no number where the errors stay so far below the plateau that they do not tell it."""
+    rows, told = [], fit.law
+    for key, value in told.parameters.items():
+        ends, notes = (value, *told.intervals[key]), {}
+        if fit.plateau == "unidentified" and key in ("eps_up", "p"):  # the curve tells p eps_up^(1/gamma) alone
+            ends, notes = (math.nan,) * 3, {"note": "unidentified: the errors stay far below the plateau"}
+        rows.append(table_row(name, key, Interval(*ends, told.level, told.points), **notes))
     return rows
 
 
@@ -415,7 +419,8 @@ def _width(bench: Bench[LawProtocol], width: float) -> tuple[Tensor, ...]:
     chain = imp_levels(task, levels=p.levels, rewind_step=p.rewind_step, seeds=list(range(p.seeds)), **how)
     levels = [_noted(bench, level) for level in chain]
     means = _errors(bench, levels).mean(0)
-    return _densities(levels[1:]), means[1:], means[:1].expand(p.levels), torch.full((p.levels,), width).double()
+    d = _densities(levels[1:], p.exclude)
+    return d, means[1:], means[:1].expand(p.levels), torch.full((p.levels,), width).double()
 
 
 def smaller(task: Task, p: LawProtocol, weights: int) -> Task:
@@ -426,8 +431,10 @@ def smaller(task: Task, p: LawProtocol, weights: int) -> Task:
     return replace(task, network=Network(p.small, task.train.shape, outputs, {"widths": max(fitting or pairs[:1])}))
 
 
-def _densities(levels: Sequence[Level]) -> Tensor:
-    return torch.tensor([level.density for level in levels], dtype=torch.float64)
+def _densities(levels: Sequence[Level], exclude: Sequence[str] = ()) -> Tensor:
+    """Kept shares of the weights that cuts may touch."""
+    kept = [density(level.run.task.space, level.masks[0], exclude) for level in levels]
+    return torch.tensor(kept, dtype=torch.float64)
 
 
 def _errors(bench: Bench[LawProtocol], levels: Sequence[Level]) -> Tensor:

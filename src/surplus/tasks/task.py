@@ -6,9 +6,11 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -56,7 +58,9 @@ class Network:
         ]
         shapes = [(n, tuple(p.shape)) for n, p in module.named_parameters()]
         fixed = [fingerprint(t) for t in (*(p for p in module.parameters() if not p.requires_grad), *module.buffers())]
-        text = repr((sorted(map(_source, kinds)), str(module), plain, shapes, fixed))
+        text = repr(
+            (sorted(map(_source, kinds)), _surroundings([self.factory, *kinds]), str(module), plain, shapes, fixed)
+        )
         return {"name": self.name, "factory": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -294,7 +298,24 @@ def _code(fn: Callable[..., Any], depth: int = 4) -> str:
     return repr((code.co_code.hex(), code.co_names, constants, inner))
 
 
-def _source(kind: type) -> str:
+_KNOWN = ("surplus", "torch", "functools")
+"""Packages whose versions are in a run's name by themselves."""
+
+
+def _surroundings(definitions: Iterable[Any]) -> list[str]:
+    """The functions, classes and plain constants of the files that a user's factory and modules come from."""
+    owners = {str(getattr(d, "__module__", None)) for d in definitions}
+    found = []
+    for module in (sys.modules[n] for n in sorted(owners & set(sys.modules)) if n.split(".")[0] not in _KNOWN):
+        for name, value in sorted(vars(module).items()):
+            if isinstance(value, type | FunctionType) and value.__module__ == module.__name__:
+                found.append(_source(value))
+            elif isinstance(value, int | float | str | tuple) and not name.startswith("__"):
+                found.append(f"{name} = {value!r}")
+    return found
+
+
+def _source(kind: Any) -> str:
     try:
         return inspect.getsource(kind)
     except (OSError, TypeError):

@@ -11,7 +11,8 @@ Predictions (`predict_matching`) rest on a few levels, too few to fit three cons
 that is, by the likelihood of n levels under Gaussian noise of unknown size. Prior: the matching density anywhere on a
 logarithmic scale between a hundredth of the smallest density seen and 1; the slope gamma around 1 within a factor of
 two (one standard deviation; published and our own curves lie between 0.5 and 1.5); eps_np as its standard error over
-seeds says; eps_up the error of guessing.
+seeds says; eps_up the error of guessing. The density that is told is the median over all laws, as the ends of its
+interval are their quantiles; the likeliest law, whose curve is drawn, may pass the margin elsewhere, even outside.
 """
 
 from __future__ import annotations
@@ -190,8 +191,8 @@ def _double(values: Any) -> Tensor:
 class MatchingPrediction:
     """Where a pruning curve is expected to leave the margin, from its first levels.
 
-    `density` is the smallest whose predicted mean error exceeds the dense one by no more than the margin, by the
-    likeliest law; `low` and `high` are its interval over all laws. A `low` near a hundredth of the smallest density
+    `density` is the smallest whose predicted mean error exceeds the dense one by no more than the margin: the median
+    over all laws, between `low` and `high`, quantiles of the same. A `low` near a hundredth of the smallest density
     seen means that the levels do not yet show a rise. All are None where no law can be fitted; `reason` says why.
     """
 
@@ -204,6 +205,7 @@ class MatchingPrediction:
     smallest: float
     """The smallest density that was seen."""
     fit: PruningFit | None
+    """The likeliest law, with draws of all."""
     reason: str = ""
 
     @property
@@ -215,7 +217,7 @@ class MatchingPrediction:
         far = 5 * self.smallest / _FAR  # so far out the levels only say that there was no rise
         if self.high >= 1:
             return after + "the pruning law cannot tell yet which density will match."
-        if self.density < far:
+        if self.density < self.smallest / 10:  # rests on the prior: nothing was seen so far out
             return f"{after}the error hardly rises: by the pruning law, {self.high:.1%} or less will match."
         spread = f"at most {self.high:.1%}" if self.low < far else f"{self.low:.1%} to {self.high:.1%}"
         return f"{after}the pruning law expects that {self.density:.1%} ({spread}) will match."
@@ -275,9 +277,10 @@ def predict_matching(
     chance_of = seed if isinstance(seed, Generator) else generator(seed, "pruning law")
     drawn = laws[weights.multinomial(draws, replacement=True, generator=chance_of)]
     fit = _of_weighed(d[keep], y[keep], laws[weights.argmax()], drawn, level)
-    low, high = fit.density_interval(own + margin)
-    place = float(density_at(own + margin, *laws[weights.argmax()]).clamp(max=1.0))
-    return MatchingPrediction(place, low, high, margin, own, seen, smallest, fit)
+    places = density_at(own + margin, *drawn.unbind(1)).clamp(max=1.0)
+    tails = torch.tensor([(1 - level) / 2, 0.5, (1 + level) / 2], dtype=places.dtype)
+    low, middle, high = torch.quantile(places, tails).tolist()
+    return MatchingPrediction(middle, low, high, margin, own, seen, smallest, fit)
 
 
 def _weighed(d: Tensor, y: Tensor, own: float, spread: float, margin: float, chance: float) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from surplus.errors import InputError
 from surplus.reparam import Mask
-from surplus.space import WeightSpace
+from surplus.space import WeightSpace, generator, seeded
 from surplus.space.units import NORMS, Link, entrance, links, repeated, resized, trace, weighted
 from surplus.training.optim import Optimiser
 
@@ -102,6 +102,47 @@ def _paths(space: WeightSpace) -> tuple[list[Link], str | None] | None:
     joined = [k for k in links(space.module, graph) if {f"{k.before}.weight", f"{k.after}.weight"} <= learnt]
     first = entrance(space.module, graph)
     return joined, first if f"{first}.weight" in learnt else None
+
+
+def agrees(small: Compact, space: WeightSpace, mask: Tensor, x: Tensor) -> bool:
+    """Whether the smaller network is the whole one, tried out in training mode: outputs and gradients.
+
+    What a network does beside its layers (hooks, weights that are read elsewhere, sizes that enter the function) cannot
+    be seen in its layers alone.
+
+    Args:
+        small: of several networks; the first is tried.
+        space: of the whole network.
+        mask: (P,) of the first network.
+        x: (B, ...) a few inputs, as the network gets them.
+    """
+    draw = generator(0, "compact", "trial")
+    theta = torch.randn(space.size, generator=draw, dtype=space.dtype) * mask
+    first = Compact(small.space, small.index[:1], None if small.columns is None else small.columns[:1],
+                    small.mask[:1], small.rest[:1])  # fmt: skip
+    try:
+        with seeded(0):
+            out, grad = _response(space, theta, x)
+            out2, grad2 = _response(small.space, first.gather(theta[None])[0], first.inputs(x[None])[0])
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False
+    whole = first.scatter((grad2 * first.mask[0])[None], torch.zeros_like(theta)[None])[0]
+    return out.shape == out2.shape and _close(out, out2) and _close(grad * mask, whole)
+
+
+def _response(space: WeightSpace, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs in training mode, and the gradient (P,) of a fixed combination of them."""
+    theta = theta.clone().requires_grad_()
+    with torch.enable_grad():
+        out = space.apply(theta, x, train=True)
+        weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        (grad,) = torch.autograd.grad((out * weights).sum(), theta)
+    return out.detach(), grad
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to rounding, relative to the whole."""
+    return bool((a - b).norm() <= 1e-3 * (a.norm() + b.norm()) + 1e-12)
 
 
 class Rest:

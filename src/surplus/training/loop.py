@@ -24,7 +24,7 @@ from surplus.space import generator
 from surplus.space.per_example import per_example_grads
 from surplus.tasks import Recipe, Task
 from surplus.training.augment import augment, draw
-from surplus.training.compact import Compact, Rest, compact
+from surplus.training.compact import Compact, Rest, agrees, compact
 from surplus.training.engine import Engine, engine_for
 from surplus.training.observers import Observer, Step
 from surplus.training.optim import OPTIMISERS, Optimiser, clip_per_replica, learning_rate
@@ -75,7 +75,11 @@ class Plan:
         """Fewer coordinates for masked networks; a rule and observers want to see all of them."""
         if self.rule or self.observers:
             return None
-        return compact(self.task.space, self.coordinates, self.recipe.optimiser)
+        found = compact(self.task.space, self.coordinates, self.recipe.optimiser)
+        if found is None:
+            return None
+        first, examples = self.coordinates[0], self.task.prepare(self.task.train.inputs[:4])
+        return found if isinstance(first, Mask) and agrees(found, self.task.space, first.mask, examples) else None
 
 
 @dataclass(frozen=True)
