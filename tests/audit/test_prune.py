@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from surplus.audit import prune
-from surplus.audit.prune import KINDS, check_arguments, find_method
 from surplus.audit.pruned import Pruning
+from surplus.audit.pruning_methods import KINDS, check_arguments, find_method
 from surplus.errors import InputError
 from surplus.pruning import density, load_module, load_ticket
 from surplus.pruning.checkpoints import load_checkpoint
@@ -147,6 +147,17 @@ QUICK = {"tas": {"epochs": 2}}
         ({"method": "imp", "scope": "5:4"}, "scope"),
         ({"method": "imp", "scope": "2:4"}, "one cut"),
         ({"method": "random-search", "until": "matching"}, "until"),
+        ({"method": "random-search", "controls": ("shuffle",)}, "from scratch"),
+        ({"method": "imp", "options": {"rate": 2}}, "rate"),
+        ({"method": "imp", "options": {"rate": "abc"}}, "rate"),
+        ({"method": "imp", "options": {"options": 3}}, "no option of imp"),
+        ({"method": "imp", "options": {"levels": 3}}, "no option of imp"),
+        ({"method": "imp", "exclude": ("foo",)}, "foo"),
+        ({"method": "imp", "exclude": ("linear1", "linear2", "head")}, "excluded"),
+        ({"method": "one-shot", "scope": "2:4"}, "density 0.5"),
+        ({"method": "imp", "density": 1e-9}, "raise the density"),
+        ({"method": "imp", "density": 1.0}, "density"),
+        ({"method": "imp", "rewind": 100_000}, "lies beyond the 69 steps"),
         ({"method": "tas", "options": {"epoch": 2}}, "epochs"),
         ({"method": "tas", "options": {"epochs": 0}}, "epochs"),
     ],
@@ -177,3 +188,16 @@ def test_a_pattern_goes_with_scores_that_are_iterated_by_default(store):
     found = prune(task(duration="1ep"), method="synflow", scope="2:4", density=0.5, seeds=1, controls=(), store=store)
     block = next(b for b in found.task.space.blocks if b.prunable)
     assert (found.final.masks[0][block.slice].view(-1, 4).sum(1) == 2).all()
+
+
+def test_where_nothing_sparser_matches_the_first_try_is_shown(store):
+    found = prune(
+        task(), method="random", until="matching", density=0.1, margin=0.001, seeds=2, controls=(), store=store
+    )
+    assert [round(x.density, 2) for x in found.levels] == [1.0, 0.8]
+    assert "No network sparser than the dense one" in found.evidence["sentences"][0]
+
+
+def test_diverged_networks_are_not_pruned(store):
+    with pytest.warns(UserWarning, match="diverged"), pytest.raises(InputError, match="lower the learning rate"):
+        prune(task(duration="2ep", lr=1e8), method="one-shot", density=0.5, seeds=1, store=store)

@@ -61,6 +61,12 @@ def test_the_explorer_is_written_beside_the_report(tmp_path, capsys):
         (["--controls", "lucky"], "lucky"),
         (["--network", "nowhere.py:make"], "nowhere.py"),
         (["--method", "synflow", "--rewind", "5"], "synflow takes no rewind"),
+        (["--network", "net.py"], "net.py:make"),
+        (["--controls", "none", "shuffle"], "stands alone"),
+        (["--write", "2:4"], "--scope 2:4"),
+        (["--method", "random-search", "--explore"], "--explore"),
+        (["sinusoid", "--explore"], "--explore shows classes"),
+        (["--rewind", "100000"], "lies beyond"),
         (["--method", "random-search", "--scope", "layer"], "random-search takes no scope"),
     ],
 )
@@ -69,3 +75,25 @@ def test_bad_input_is_one_paragraph_and_no_work(arguments, said, tmp_path, capsy
     captured = capsys.readouterr()
     assert said in captured.err and "Traceback" not in captured.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def make():\n    return 3\n", "returned int; a torch.nn.Module is expected"),
+        ("def make():\n    raise ValueError('boom')\n", "boom"),
+        ("def make(:\n", "cannot be read: SyntaxError"),
+        ("other = 1\n", "has no function make"),
+    ],
+)
+def test_a_fault_in_one_s_own_file_is_named(text, said, tmp_path, capsys):
+    (tmp_path / "faulty.py").write_text(text)
+    assert run(["prune", "--network", f"{tmp_path / 'faulty.py'}:make", "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_regression_is_told_in_the_units_of_its_error(tmp_path, capsys):
+    out = tmp_path / "out"
+    code = run(["prune", "sinusoid", "--density", "0.5", "--method", "one-shot", *QUICK, "--out", str(out)])
+    page = (out / "index.html").read_text()
+    assert code == 0 and "mean squared error (positive: better)" in page and "1 point" not in page

@@ -194,14 +194,14 @@ def clumps():
 
 
 def narrow(norm=False):
-    layers = [nn.Linear(2, 6), *([nn.BatchNorm1d(6)] if norm else []), nn.ReLU(), nn.Linear(6, 3)]
+    layers = [nn.Linear(2, 4), *([nn.BatchNorm1d(4)] if norm else []), nn.ReLU(), nn.Linear(4, 3)]
     return nn.Sequential(*layers)
 
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_instability_is_the_error_barrier_over_31_points_between_two_orders_of_the_data(tmp_path, norm):
     data, how = clumps(), {"store": Store(tmp_path), "execution": "stacked"}
-    task = task_of(lambda: narrow(norm), data).with_recipe(lr=0.3)
+    task = task_of(lambda: narrow(norm), data).with_recipe(lr=1.0, batch_size=20)
     parent = task.space.init_many([0, 1])
     found = instability(task, parent, 0, [0, 1], **how)
     assert found.shape == (2,) and found.max() > STABLE

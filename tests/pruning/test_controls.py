@@ -11,8 +11,8 @@ from surplus.errors import InputError
 from surplus.pruning import Ticket, controls, density, inversion, keep_top, layer_densities
 from surplus.pruning.controls import DENSE, MASKED, corrupted, smart_ratio_fits, train_controls, train_scratch
 from surplus.pruning.counting import count
-from surplus.pruning.imp import Level, at_start, imp
-from surplus.pruning.scoring import iterate_on_task
+from surplus.pruning.imp import Level, at_start, imp, one_shot
+from surplus.pruning.scoring import iterate_on_task, score_on_task
 from surplus.pruning.smaller import smaller_task
 from surplus.pruning.training_cost import stretched, trained_steps, training_budget, training_macs
 from surplus.space import WeightSpace
@@ -150,6 +150,25 @@ def test_a_score_s_mask_on_data_without_meaning_is_that_score_s_on_them(task, st
         assert not torch.equal(expected, ticket.masks[0])
     fits = 1 - (found["inversion"].masks & ticket.masks)[:, task.space.prunable].sum() / ticket.masks.sum()
     assert fits > 0.9  # what is kept by inversion is hardly ever kept by the ticket at this density
+
+
+@pytest.mark.parametrize("score", ["movement", "snip"])
+def test_a_score_that_chose_after_training_chooses_after_training_in_its_controls(task, store, score):
+    options = {"store": store, "execution": "stacked"}
+    dense, ticket = one_shot(task, density=0.2, score=score, rewind_step=5, seeds=[3, 4], **options)
+    names = ("inversion", "random-labels")
+    made = train_controls(task, ticket, step=5, names=names, score=score, trained=True, **options)
+    false = imp(corrupted(task, "labels"), levels=0, rewind_step=5, seeds=[3, 4], **options)[0]
+    for i, seed in enumerate((3, 4)):
+        how = {"seed": seed, "trained": True}
+        own = score_on_task(score, task, dense.run.theta[i], start=dense.start[i], **how)
+        again = keep_top(task.space, own, density=0.2, min_per_layer=1)
+        assert torch.equal(again, ticket.masks[i])  # the ticket's own score, and
+        assert torch.equal(made["inversion"].masks[i], inversion(task.space, ticket.masks[i], own))
+        misled = score_on_task(score, false.run.task, false.run.theta[i], start=false.start[i], **how)
+        assert torch.equal(
+            made["random-labels"].masks[i], keep_top(task.space, misled, density=ticket.density, min_per_layer=1)
+        )
 
 
 def test_corrupted_data_keep_their_values_and_lose_their_meaning(task):

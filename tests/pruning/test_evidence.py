@@ -11,7 +11,9 @@ from scipy.stats import nct, t
 
 from surplus.errors import InputError
 from surplus.pruning import count, shrink
+from surplus.pruning.actions import imp_with_actions
 from surplus.pruning.controls import train_controls, train_scratch
+from surplus.pruning.dct_plus_sparse import dct_plus_sparse
 from surplus.pruning.evidence import repeats_needed, report, report_structured
 from surplus.pruning.imp import imp
 from surplus.pruning.smaller import smaller_task
@@ -107,6 +109,57 @@ def test_a_report_is_plain_json_and_its_tables_are_flat(found):
         assert len({tuple(r) for r in found[table] if "search_macs" not in r}) == 1  # the same columns in each row
 
 
+@pytest.fixture(scope="module")
+def offset(task, store):
+    """Few trained weights on top of a fixed offset, which is in use everywhere."""
+    return dct_plus_sparse(task, density=0.05, seeds=[0, 1, 2], store=store, execution="stacked")[-1]
+
+
+@pytest.fixture(scope="module")
+def frozen(task, store):
+    return imp_with_actions(
+        task, density=0.2, rate=0.8, removed="freeze", seeds=[0, 1, 2], store=store, execution="stacked"
+    )
+
+
+def test_weights_in_use_outside_the_mask_count_as_sizes_and_the_trained_ones_have_a_share_of_their_own(
+    task, levels, offset
+):
+    found = report(task, levels[0], [offset], measure=False)
+    dense, arm = found["networks"]
+    assert arm["name"] == "4.99% trained"
+    assert arm["trainable"] == pytest.approx(offset.density) == pytest.approx(0.05, abs=1e-3)
+    assert arm["density"] > 0.95 and arm["compression"] < 1.05 and arm["speedup"] < 1.05
+    assert arm["macs_nonzero"] > 0.95 * dense["macs"] and arm["training_macs"] > 0.95 * dense["training_macs"]
+    assert all(r["density"] > 0.9 > 0.5 > r["trainable"] for r in found["layers"] if r["tensor"] != "head.weight")
+    assert any("controls that train masks are left out" in s for s in found["sentences"])
+    assert dense["trainable"] == dense["density"] == 1
+
+
+def test_frozen_weights_are_in_use_and_removed_ones_are_not(task, levels, frozen, found):
+    arm = row(report(task, levels[0], frozen, measure=False)["networks"], "20% trained")
+    assert (arm["density"], arm["speedup"]) == (1, 1) and arm["trainable"] == pytest.approx(0.2, abs=1e-3)
+    assert arm["search_macs"] == pytest.approx(
+        2 * training_macs(levels[0])
+    )  # a frozen weight is multiplied all the same
+    assert row(found["networks"], "pruned to 9%")["trainable"] == row(found["networks"], "pruned to 9%")["density"]
+    assert not any("left out" in s for s in found["sentences"])
+
+
+@pytest.mark.parametrize("which", ["offset", "frozen"])
+def test_masked_controls_of_weights_in_use_outside_the_mask_are_left_out_and_dense_ones_stay(
+    task, store, which, offset, frozen
+):
+    level = offset if which == "offset" else frozen[-1]
+    names = ("shuffle", "reinit", "random-erk", "magnitude-at-init", "small-parameters", "small-macs")
+    made = train_controls(task, level, names=names, store=store, execution="stacked")
+    assert list(made) == ["small-parameters", "small-macs"]
+    trained = int(level.masks[0].sum())
+    assert count(made["small-parameters"].task.space.module, (1, 8, 8)).parameters <= trained
+    whole = count(task.space.module, (1, 8, 8)).macs
+    assert 0.8 * whole < count(made["small-macs"].task.space.module, (1, 8, 8)).macs <= whole
+
+
 def test_words_follow_the_verdicts(task, levels, controls, found):
     shuffle = row(found["against_controls"], "shuffle", "control")
     said = next(s for s in found["sentences"] if s.startswith("shuffle"))
@@ -168,6 +221,25 @@ def test_smaller_networks_are_reported_seed_by_seed(task, levels, store):
     assert again["training_macs"] == pytest.approx(3 * pruned["training_macs"])
     assert row(found["against_controls"], "scratch-E", "control")["seeds"] == 3
     assert len(found["latency"]) == 6 and "layers" not in found
+    assert "search_macs" not in pruned and not any("another one" in s for s in found["sentences"])
+
+
+def test_the_search_before_structured_pruning_s_own_training_is_costed(task, levels, store):
+    runs = [fit(load("digits", widths=(6, 3)).with_recipe(duration="60it"), seeds=[s], store=store) for s in (0, 1, 2)]
+    for macs, mean in ((1e6, 1e6), ([1e6, 2e6, 6e6], 3e6)):
+        arm = report_structured(task, levels[0], runs, search_macs=macs, measure=False)["networks"][1]
+        assert arm["search_macs"] == pytest.approx(mean + arm["training_macs"])
+    with pytest.raises(InputError, match="got 2 for 3"):
+        report_structured(task, levels[0], runs, search_macs=[1e6, 2e6], measure=False)
+
+
+def test_a_network_larger_than_the_dense_one_is_said_to_be_another(task, levels, store):
+    wide = load("digits", widths=(48, 24)).with_recipe(duration="20it")
+    runs = [fit(wide, seeds=[s], store=store) for s in (0, 1, 2)]
+    found = report_structured(task, levels[0], runs, measure=False)
+    share = (64 * 48 + 48 * 24 + 240) / (64 * 24 + 24 * 12 + 120)
+    assert found["networks"][1]["density"] == pytest.approx(share)
+    assert any(f"another one: {share:.3g} times" in s for s in found["sentences"])
 
 
 def test_arms_of_other_seeds_are_refused(task, levels, store):

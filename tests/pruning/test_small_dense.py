@@ -48,6 +48,14 @@ def test_a_width_factor_is_searched_below_the_network_s_own(digits):
     assert wider.space.size > task.space.size / 4
 
 
+def test_a_factor_given_as_a_whole_number_is_searched_below_one(digits):
+    task = task_from(_splits(digits), "small-conv", width=1)
+    small, _ = small_dense(task, [0], parameters=task.space.size / 4)
+    assert small.network.options["width"] < 1 and small.space.size <= task.space.size / 4
+    same, _ = small_dense(task_from(_splits(digits), "small-conv", width=1.0), [0], parameters=task.space.size / 4)
+    assert same.network.options == small.network.options
+
+
 def _splits(task):
     from surplus.data import Splits
 

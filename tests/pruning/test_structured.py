@@ -85,6 +85,23 @@ def test_counts_are_rounded_and_never_reach_zero(scope):
     assert {m.out_channels for m in least.modules() if isinstance(m, nn.Conv2d)} == {1}
 
 
+@pytest.mark.parametrize(
+    ("width", "keep", "round_to", "expected"),
+    [(22, 1.0, 8, 16), (22, 0.5, 8, 8), (22, 0.95, 8, 16), (24, 1.0, 8, 24), (5, 0.5, 8, 5), (22, 1.0, 1, 22)],
+)
+def test_rounded_counts_are_multiples_even_where_all_would_stay(width, keep, round_to, expected):
+    net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+    assert shrink(net, (4,), keep=keep, round_to=round_to, scope="layer")[0].out_features == expected
+
+
+def test_rounding_counts_the_channels_of_all_parts():
+    for groups, width, round_to, expected in ((6, 36, 8, 24), (6, 36, 9, 36), (4, 24, 8, 24), (4, 20, 8, 16)):
+        grouped = nn.Conv2d(width, width, 1, groups=groups)
+        net = nn.Sequential(nn.Conv2d(3, width, 1), nn.ReLU(), grouped, nn.ReLU(), nn.Conv2d(width, 2, 1))
+        small = shrink(net, (3, 4, 4), keep=0.99, round_to=round_to, scope="layer")
+        assert small[2].out_channels == expected and expected % round_to == 0
+
+
 def test_the_density_of_parameters_is_met_from_below():
     module = seeded(ResNet)
     whole = count(module, (3, 8, 8)).parameters

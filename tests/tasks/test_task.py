@@ -1,5 +1,3 @@
-
-
 def test_a_helper_of_the_user_s_file_is_part_of_what_a_network_is(tmp_path):
     import importlib.util
     import sys

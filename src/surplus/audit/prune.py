@@ -10,27 +10,24 @@ before training (`at_start`), the others after it, iteratively (`imp`).
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from surplus.audit.pruned import Pruned, Pruning
-from surplus.errors import InputError, settings_of, unknown
-from surplus.pruning.controls import DENSE, MASKED, train_controls, train_scratch
+from surplus.audit.pruning_methods import check_arguments, check_sizes, find_method, prunes_at_start
+from surplus.errors import InputError, settings_of
+from surplus.pruning.controls import train_controls, train_scratch
 from surplus.pruning.evidence import report, report_structured
-from surplus.pruning.imp import Level, at_start, early_step, imp, imp_levels
-from surplus.pruning.masks import check_scope, pattern_of
+from surplus.pruning.imp import Level, at_start, imp, imp_levels
 from surplus.pruning.training_cost import training_budget
-from surplus.registry import Method, find, methods
+from surplus.registry import Method
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import CLASSIFICATION, Task
 from surplus.theory.pruning_law import predict_matching
 from surplus.training import Run, Store, fit
 
-KINDS = ("pruning schedule", "structured pruning", "weight score")
 STEP = 0.8
 """By how much the density falls from one try to the next when looking for the sparsest that matches."""
 
@@ -55,114 +52,59 @@ def prune(
     Raises:
         InputError: an unknown method, or settings that it does not take, before anything is trained.
     """
-    s = Pruning.model_validate({**(settings.model_dump() if settings else {}), **changes})
+    s = settings_of(Pruning, **{**(settings.model_dump() if settings else {}), **changes})
     row, tell = find_method(s.method), tell or (lambda _: None)
     fitting: dict[str, Any] = {"device": s.device, "store": store}
     arguments = check_arguments(task, s, row)
+    check_sizes(task, s, row, arguments)
     tell(f"training {s.seeds} dense networks")
     if row.kind == "structured pruning":
         return _structured(task, s, row, arguments, fitting, tell)
-    dense = fit(task, seeds=s.seeds, **fitting)
+    dense = _converged(fit(task, seeds=s.seeds, **fitting))
     tell(f"pruning by {row.name}")
     levels, law = _levels(task, s, row, dense, arguments, fitting, tell)
     tell("training controls: " + ", ".join(s.controls))
     step = arguments.get("rewind_step", 0) if levels[-1].density < 1 else 0
-    score = s.score if row.fn is at_start else row.name if row.kind == "weight score" and _at_start(row) else None
+    score = s.score if row.fn is at_start else row.name if row.kind == "weight score" and prunes_at_start(row) else None
     controls = {}
     if levels[-1].density < 1:
         how: dict[str, Any] = {"step": step, "names": s.controls, "score": score, "exclude": s.exclude}
         controls = train_controls(task, levels[-1], **how, budget=training_budget(levels), **fitting)
     tell("weighing the evidence")
     found = report(task, dense, levels, controls, margin=s.margin, level=s.level)
+    found["sentences"] = [*_remarks(s, found, levels), *found["sentences"]]
     return Pruned(task, s, dense, levels, [], dict(controls), found | {"law": law})
 
 
-def find_method(name: str) -> Method:
-    """The pruning schedule, structured pruning or weight score of this name.
+def _converged(dense: Run) -> Run:
+    """The dense networks, if there are any to prune.
 
     Raises:
-        InputError: there is none; the message offers the nearest.
+        InputError: training diverged.
     """
-    there = {kind: [m.name for m in methods(kind)] for kind in KINDS}
-    for kind in KINDS:
-        if name in there[kind]:
-            return find(kind, name)
-    raise unknown("pruning method", name, [n for kind in KINDS for n in there[kind]])
+    if dense.diverged:
+        raise InputError(
+            f"the dense networks of seeds {dense.diverged} diverged; lower the learning"
+            f" rate ({dense.task.recipe.lr:g} now)"
+        )
+    return dense
 
 
-def check_arguments(task: Task, s: Pruning, row: Method) -> dict[str, Any]:
-    """The arguments of the method's function, checked against what it takes.
-
-    Raises:
-        InputError: a setting that the method does not take.
-    """
-    takes = _takes(row)
-    arguments: dict[str, Any] = {"seeds": s.seeds}
-    if s.scope is not None:
-        check_scope(s.scope)
-        if pattern_of(s.scope) and row.name not in ("one-shot", "at-start") and not _at_start(row):
-            raise InputError(
-                f"the pattern {s.scope} is one cut to its density; use it with one-shot, or a score before training"
-            )
-    given = {"score": s.score, "scope": s.scope, "exclude": s.exclude or None, "rewind_step": s.rewind}
-    for name, value in given.items():
-        if value is not None and name not in takes:
-            raise InputError(f"{row.name} takes no {name.removesuffix('_step')}; got {value!r}. Leave it out")
-        if value is not None:
-            arguments[name] = value
-    if "rewind_step" in takes and s.rewind is None:
-        arguments["rewind_step"] = early_step(task)
-    if s.until is not None and row.kind == "structured pruning":
-        raise InputError(f"{row.name} leaves smaller networks of a size that is asked for; leave until out")
-    arguments |= _options(s, row, [n for n in takes if n not in ("task", "density", "keep", *given, *_FIT)])
-    if s.score is not None:
-        find("weight score", s.score)
-    for name in s.controls:
-        if name not in (*MASKED, *DENSE):
-            raise unknown("control", name, (*MASKED, *DENSE))
-    if row.kind == "weight score":
-        arguments["score"] = row.name
-    return arguments
-
-
-def _options(s: Pruning, row: Method, own: Sequence[str]) -> dict[str, Any]:
-    """The method's own settings; those of a settings object by their names, too.
-
-    Raises:
-        InputError: an option that the method does not have, or a value that it cannot take.
-    """
-    hint = get_type_hints(row.fn).get("settings") if "settings" in own else None
-    kinds = [k for k in (hint, *get_args(hint)) if isinstance(k, type) and issubclass(k, BaseModel)]
-    inner = [n for k in kinds for n in k.model_fields]
-    for name in s.options:
-        if name not in (*own, *inner):
-            raise unknown(f"option of {row.name}", name, [*(n for n in own if n != "settings"), *inner])
-    changes = {k: v for k, v in s.options.items() if k in inner and k not in own}
-    found = {k: v for k, v in s.options.items() if k not in changes}
-    if changes:
-        found["settings"] = settings_of(kinds[0], **changes)
-    return found
-
-
-def _takes(row: Method) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the function behind a method."""
-    if row.kind == "weight score":
-        fn: Callable[..., Any] = at_start if _at_start(row) else imp_levels
-    else:
-        fn = imp_levels if row.fn is imp else row.fn
-    found = dict(inspect.signature(fn).parameters)
-    if row.kind == "weight score":
-        del found["score"]
-    return found
-
-
-def _at_start(row: Method) -> bool:
-    """Whether a score prunes before training: it looks at data, or draws lots."""
-    needs = row.traits.get("needs", ())
-    return row.kind == "weight score" and bool({"batch", "generator"} & set(needs))
-
-
-_FIT = tuple(inspect.signature(fit).parameters)
+def _remarks(s: Pruning, found: dict[str, Any], levels: Sequence[Level]) -> list[str]:
+    """What a reader of the verdicts must know of how the networks came about."""
+    said, last = [], levels[-1]
+    if s.until is not None and len(levels) == 2 and _falls_short(s, levels[0].run, last):
+        said.append(f"No network sparser than the dense one is shown to match; the first try kept {last.density:.3g}.")
+    if s.until is None and abs(last.density - s.density) > 0.002:
+        why = "whole units are cut" if s.scope == "neuron" else "layers are left whole"
+        said.append(f"Asked to keep {s.density:.3g}, {last.density:.3g} of all prunable weights are kept, since {why}.")
+    rows = {r["name"]: r for r in found["networks"]}
+    spent = [r.get("search_macs") for r in found["networks"] if r["role"] == "level" and r.get("search_macs")]
+    if spent and rows["dense"]["training_macs"] and spent[-1] > 1.05 * rows["dense"]["training_macs"]:
+        times = spent[-1] / rows["dense"]["training_macs"]
+        longer = "" if "dense-longer" in s.controls else "; the control dense-longer trains a dense network as long"
+        said.append(f"Finding these networks took {times:.1f} times the training of a dense network{longer}.")
+    return said
 
 
 # ---- by masks -------------------------------------------------------------------------------------------------------
@@ -180,27 +122,32 @@ def _levels(
     """The levels that were asked for, dense first; and what the law predicted of them, where they were searched."""
     if s.until is None:
         return _from_dense(task, dense, _call(task, row, s.density, arguments, fitting)), None
-    kept, law = [_dense_level(task, dense)], None
+    kept, law = [_dense_level(task, dense)], None  # a level that falls short ends the search, and is dropped
     for level in _falling(task, s, row, arguments, fitting):
-        test = non_inferior_over_both(
-            level.run.evaluate("test").per_example, dense.evaluate("test").per_example, s.margin, s.level
-        )
+        short = _falls_short(s, dense, level)
         tell(
-            f"density {level.density:.3g}: {level.accuracy.mean():.4f}, {'matches' if test.verdict else 'falls short'}"
+            f"density {level.density:.3g}: {level.accuracy.mean():.4f}, {'not shown to match' if short else 'matches'}"
         )
-        if not test.verdict:
-            break
+        if short:
+            return (kept if len(kept) > 1 else [*kept, level]), law
         kept.append(level)
         if len(kept) == _ENOUGH and (law := _law(task, s, kept)):
             tell(law["sentence"])
     return kept, law
 
 
+def _falls_short(s: Pruning, dense: Run, level: Level) -> bool:
+    """Whether a level is not shown to match the dense networks."""
+    ours, theirs = (run.evaluate("test").per_example for run in (level.run, dense))
+    sign = 1 if level.run.task.objective.higher_is_better else -1
+    return not non_inferior_over_both(sign * ours, sign * theirs, s.margin, s.level).verdict
+
+
 def _falling(
     task: Task, s: Pruning, row: Method, arguments: dict[str, Any], fitting: dict[str, Any]
 ) -> Iterator[Level]:
     """Ever sparser levels, down to the density of the settings: those of one chain, or one call for each."""
-    if row.fn is imp or (row.kind == "weight score" and not _at_start(row)):
+    if row.fn is imp or (row.kind == "weight score" and not prunes_at_start(row)):
         for level in imp_levels(task, density=s.density, **arguments, **fitting):
             if level.density < 1:
                 yield level
@@ -219,7 +166,7 @@ def _call(
 ) -> Sequence[Level]:
     """What a schedule, or a score's usual schedule, leaves at this density."""
     if row.kind == "weight score":
-        schedule = at_start if _at_start(row) else imp
+        schedule = at_start if prunes_at_start(row) else imp
         found: Sequence[Level] = schedule(task, density=density, **arguments, **fitting)
         return found
     found = row.fn(task, density=density, **arguments, **fitting)

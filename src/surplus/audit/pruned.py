@@ -36,7 +36,7 @@ class Pruning(BaseModel):
 
     method: str = "imp"
     """A pruning schedule, a structured pruning or a weight score, by name."""
-    density: Annotated[float, Field(gt=0, le=1)] = 0.05
+    density: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the prunable weights to keep; of the channels or units for structured pruning. With `until`, the least
     that is tried."""
     until: Literal["matching"] | None = None

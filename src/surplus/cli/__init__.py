@@ -52,7 +52,7 @@ app.command(
         "surplus prune digits --method imp --density 0.05",
         "surplus prune mnist/ --network lenet-300-100 --method synflow --density 0.02",
         "surplus prune photos/ --network net.py:make --until matching --density 0.01 --explore",
-        "surplus prune digits --method random-search --density 0.1     # half the units: really smaller networks",
+        "surplus prune digits --method random-search --density 0.25    # a quarter of the units",
         "surplus prune digits --method one-shot --scope 2:4 --density 0.5 --write 2:4 onnx",
     ),
 )

@@ -57,6 +57,8 @@ def _network(text: str | None) -> str | Callable[..., Any] | None:
         InputError: there is no such file, or it has no such function.
     """
     found = re.fullmatch(r"(.+\.py):(\w+)", text or "")
+    if text is not None and text.endswith(".py"):
+        raise InputError(f"--network {text} names a file; add the function that builds the module: {text}:make")
     if not found:
         return text
     import importlib.util
@@ -70,12 +72,28 @@ def _network(text: str | None) -> str | Callable[..., Any] | None:
     assert spec is not None and spec.loader is not None
     module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.resolve().parent))  # for what the file imports from its own folder
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
     register_pickle_by_value(module)  # other processes cannot import it by its name
     make: Callable[..., Any] | None = getattr(module, found[2], None)
     if not callable(make):
         raise InputError(f"{file} has no function {found[2]}; --network file.py:function builds the module")
+    _try_out(make, f"{file}:{found[2]}")
     return make
+
+
+def _try_out(make: Callable[..., Any], name: str) -> None:
+    """Refuse a function that fails, or gives no module."""
+    from torch import nn
+
+    try:
+        made = make()
+    except Exception as error:
+        raise InputError(f"{name} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{name} returned {type(made).__name__}; a torch.nn.Module is expected")
 
 
 def print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:

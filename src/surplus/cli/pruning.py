@@ -9,9 +9,11 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from surplus.cli.common import files_in, print_rows, range_of, read_task, say, tell
+from surplus.errors import InputError
 
 if TYPE_CHECKING:
     from surplus.audit import Pruned
+    from surplus.tasks import Task
 
 _Several = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
@@ -44,7 +46,7 @@ def prune(
         source: a task (`surplus list tasks`), a file (.parquet, .csv, .npz), a folder, or hf:NAME.
         method: a pruning schedule, a weight score or a structured pruning (`surplus list "pruning schedules"`), with
             options after a colon: imp:rate=0.5.
-        density: share of the prunable weights to keep; of units or channels for structured pruning.
+        density: share of the prunable weights to keep; of units or channels for structured pruning; 0.5 for 2:4.
         until: matching: the sparsest networks that are shown to match the dense ones, at --density at the latest.
         score: what ranks the weights, for methods that take any (`surplus list "weight scores"`).
         scope: global, layer, neuron, or N:M such as 2:4.
@@ -76,9 +78,13 @@ def prune(
     for layout in layouts:
         if layout not in LAYOUTS:
             raise unknown("way to write weights", layout, LAYOUTS)
+    if "2:4" in layouts and scope != "2:4":
+        raise InputError("--write 2:4 writes masks of that pattern; add --scope 2:4 --density 0.5")
     name, options = parse_network(method)
     given: dict[str, Any] = {"method": name, "options": options, "density": density, "until": until, "score": score}
     given |= {"scope": scope, "rewind": rewind, "exclude": tuple(exclude or ()), "seeds": seeds, "margin": margin}
+    if controls is not None and "none" in controls and len(controls) > 1:
+        raise InputError(f"--controls none stands alone; got {' '.join(controls)}")
     if controls is not None:
         given["controls"] = () if controls == ["none"] else tuple(controls)
     settings = settings_of(Pruning, **given, device=device)
@@ -87,19 +93,31 @@ def prune(
         task = read_task(source, network, labels, ids, recipe)
         folder = out or Path("surplus-pruned") / f"{task.name}-{name}"
         check_folder(folder)
+        _check_for_files(task, settings.method, explore, write)
         found = run_prune(task, settings, tell=lambda text: tell(console, status, text))
         tell(console, status, "writing the report")
         found.save(folder, layouts)
-        links = ["explorer.html"] if explore and _explore(found, folder) else []
-        write_pruning_report(found.result(), folder, links)
+        write_pruning_report(found.result(), folder, ["explorer.html"] if explore else [])
+        if explore:
+            tell(console, status, "trying the networks on corrupted inputs for the explorer")
+            _explore(found, folder)
     _summary(found)
     say(f"\nReport: {folder / 'index.html'}\nFiles:  {files_in(folder)}")
 
 
-def _explore(found: Pruned, folder: Path) -> bool:
-    """Write the explorer of the pruned networks; structured pruning leaves none that share a network."""
-    if not found.levels:
-        return False
+def _check_for_files(task: Task, method: str, explore: bool, write: list[str] | None) -> None:
+    """Refuse files that cannot be made of this task or by this method, before anything is trained."""
+    from surplus.audit.pruning_methods import find_method
+    from surplus.tasks import CLASSIFICATION
+
+    if find_method(method).kind == "structured pruning" and (explore or write):
+        raise InputError(f"{method} leaves smaller networks, written as smaller-model; leave --explore and --write out")
+    if explore and task.objective is not CLASSIFICATION:
+        raise InputError(f"--explore shows classes, and the task is {task.objective.name}; leave it out")
+
+
+def _explore(found: Pruned, folder: Path) -> None:
+    """Write the explorer of the pruned networks."""
     from surplus.landscape.robustness import variants_of
     from surplus.pruning.imp import Level
     from surplus.report.explorer import explorer
@@ -107,7 +125,6 @@ def _explore(found: Pruned, folder: Path) -> bool:
     chains = {found.settings.method: _some(found.levels)}
     chains |= {n: [c] for n, c in found.controls.items() if isinstance(c, Level) and n in ("shuffle", "random-erk")}
     explorer(found.task, variants_of(chains), folder / "explorer.html")
-    return True
 
 
 def _some(levels: list[Any], most: int = 5) -> list[Any]:

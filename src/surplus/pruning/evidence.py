@@ -32,8 +32,8 @@ CONVENTION = (
     "One multiply-add (MAC) is one multiplication and one addition of a linear layer or a convolution; biases,"
     " normalisation, activations and pooling are not counted, and tools that count both operations show twice the"
     " number. Density is the share of the prunable weights that are in use, trainable the share that is trained;"
-    " compression is all parameters over those in use. Accuracies are of the last step, on the test set. Training counts"
-    " three MACs for each of a forward pass."
+    " compression is all parameters over those in use. Accuracies are of the last step, on the test set. Training"
+    " counts three MACs for each of a forward pass."
 )
 
 

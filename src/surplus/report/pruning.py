@@ -32,7 +32,7 @@ from surplus.report.words import (
     size,
 )
 
-_KEPT = Axis("Share of the weights kept (logarithmic)", "~%", log=True)
+_KEPT = Axis("Share of the weights kept (logarithmic)", ".3~p", log=True)
 
 
 def write_pruning_report(result: Result, folder: Path, links: Sequence[str] = ()) -> Path:
@@ -70,8 +70,8 @@ def _opening(result: Result) -> str:
     last = _last(result)
     kept = share(number(last.get("density"))) if last else "some"
     return (
-        f"{_method(result)} kept {kept} of what can be pruned. Dense networks and controls were trained by the same"
-        " recipe from the same seeds."
+        f"{_method(result)} kept {kept} of the prunable weights. Dense networks and controls come from the same seeds and"
+        " the same recipe; what each took to train is among the tables."
     )
 
 
@@ -91,7 +91,34 @@ def _dense(result: Result) -> Result:
 
 
 def _accuracy_of(row: Result) -> Reading | None:
-    return Reading.of(row)
+    return Reading.of({**row, "repeats": len(items(row.get("values"))) or None})
+
+
+def _is_share(result: Result) -> bool:
+    """Whether the metric is an accuracy, shown in per cent and points."""
+    return "accuracy" in str(result.get("metric"))
+
+
+def _difference(result: Result, x: float | None) -> str:
+    """A difference of the metric, turned so that positive is better."""
+    if _is_share(result) or x is None:
+        return points(x)
+    return f"{x:+.4g}".replace("-", "\u2212")
+
+
+def _metric(result: Result) -> str:
+    """The metric's name, and which way is better where it is not plain."""
+    name = anything(result.get("metric"))
+    return f"The {name}" if _is_share(result) else f"The {name} (positive: better)"
+
+
+def _margin(result: Result) -> str:
+    margin = number(result.get("margin")) or 0.0
+    return margin_points(margin) if _is_share(result) else plain(margin)
+
+
+def _value(result: Result, x: float | None) -> str:
+    return percent(x) if _is_share(result) else plain(x)
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------
@@ -103,9 +130,10 @@ def _answers(result: Result) -> list[Answer]:
     passed, verdict = against.get("verdict"), "Not shown"
     if passed is not None:
         verdict = "Yes" if passed else "Not shown"
-    lost, margin = number(against.get("difference")), number(result.get("margin"))
-    matches = f"The metric changes by {points(lost)}, at least {points(number(against.get('low')))}"
-    matches += f" ({p_value(number(against.get('p_value')))}); the margin is {margin_points(margin or 0)}."
+    lost = number(against.get("difference"))
+    low, p = _difference(result, number(against.get("low"))), p_value(number(against.get("p_value")))
+    matches = f"{_metric(result)} changes by {_difference(result, lost)}, at least {low} ({p});"
+    matches += f" the margin is {_margin(result)}."
     beaten = [r for r in records(result.get("against_controls")) if r.get("verdict") == "better"]
     of = len(records(result.get("against_controls")))
     names = ", ".join(str(r.get("control")) for r in beaten) or "none"
@@ -130,7 +158,7 @@ def _accuracy(result: Result) -> Iterator[Part]:
         levels = levels_of(_accuracy_of(_dense(result)), number(result.get("margin")), "dense")
         yield decay("densities", "Test accuracy by density", lines, levels, _KEPT, ("Networks", "Density"))
     columns = ("Networks", "Difference", "Lower bound", "p", "Verdict", "Seeds needed", "Test examples needed")
-    rows = [_against_dense(row) for row in records(result.get("against_dense"))]
+    rows = [_against_dense(result, row) for row in records(result.get("against_dense"))]
     yield Table("Against the dense networks of the same seeds", columns, rows, frozenset({1, 2, 3, 5, 6}))
     yield Text(
         "A network matches where its lower confidence bound lies above minus the margin. “Needed” is how many pairs"
@@ -156,13 +184,13 @@ def _controls(result: Result) -> Iterator[Part]:
         yield Text("No controls were trained, so nothing is known of why this works.", "warning")
         return
     columns = ("Control", "Difference", "Interval", "Wins", "p, adjusted", "The pruned network is", "Seeds needed")
-    rows = [_against_control(row) for row in found]
+    rows = [_against_control(result, row) for row in found]
     yield Table("The pruned networks minus each control, paired by seed", columns, rows, frozenset({1, 2, 3, 4, 6}))
     yield from (Text(sentence(str(s))) for s in items(result.get("sentences")))
 
 
 def _sizes(result: Result) -> Iterator[Part]:
-    rows = [_cost(r) for r in records(result.get("networks"))]
+    rows = [_cost(result, r) for r in records(result.get("networks"))]
     columns = ("Networks", "Density", "Non-zero", "Compression", "Multiply-adds", "Speed-up", "Packed", "Test metric")
     yield Table("What each network costs", columns, rows, frozenset(range(1, 8)))
     yield Text(sentence(str(result.get("convention") or "")))
@@ -178,32 +206,32 @@ def _sizes(result: Result) -> Iterator[Part]:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _against_dense(row: Result) -> list[str]:
+def _against_dense(result: Result, row: Result) -> list[str]:
     verdict = row.get("verdict")
     return [
         anything(row.get("name")),
-        points(number(row.get("difference"))),
-        points(number(row.get("low"))),
+        _difference(result, number(row.get("difference"))),
+        _difference(result, number(row.get("low"))),
         p_value(number(row.get("p_value"))),
         UNKNOWN if verdict is None else "matches" if verdict else "not shown",
-        count(number(row.get("seeds_needed"))),
-        count(number(row.get("examples_needed"))),
+        "" if verdict else count(number(row.get("seeds_needed"))),
+        "" if verdict else count(number(row.get("examples_needed"))),
     ]
 
 
-def _against_control(row: Result) -> list[str]:
+def _against_control(result: Result, row: Result) -> list[str]:
     return [
         anything(row.get("control")),
-        points(number(row.get("difference"))),
-        between(number(row.get("low")), number(row.get("high")), points),
+        _difference(result, number(row.get("difference"))),
+        between(number(row.get("low")), number(row.get("high")), lambda x: _difference(result, x)),
         f"{count(number(row.get('wins')))} of {count(number(row.get('seeds')))}",
         p_value(number(row.get("p_adjusted"))),
         anything(row.get("verdict")),
-        count(number(row.get("seeds_needed"))),
+        count(number(row.get("seeds_needed"))) if row.get("verdict") == "undecided" else "",
     ]
 
 
-def _cost(row: Result) -> list[str]:
+def _cost(result: Result, row: Result) -> list[str]:
     return [
         anything(row.get("name")),
         share(number(row.get("density"))),
@@ -212,7 +240,7 @@ def _cost(row: Result) -> list[str]:
         count(number(row.get("macs_nonzero"))),
         f"{plain(number(row.get('speedup')))}×",
         size(number(row.get("bytes_packed"))),
-        percent(number(row.get("mean"))),
+        _value(result, number(row.get("mean"))),
     ]
 
 

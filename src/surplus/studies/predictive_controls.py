@@ -341,9 +341,10 @@ def _collapsed(task: Task, levels: dict[str, Level]) -> list[str]:
         for block in (b for b in task.space.blocks if b.prunable):
             alone, n = int((level.masks[:, block.slice].sum(1) <= 1).sum()), len(level.masks)
             if 2 * alone > n:
+                what = f"one of the {block.size:,} weights of {block.name} in {alone} of {n} networks"
                 told.append(
-                    f"{name[0].upper()}{name[1:]} leaves one of the {block.size:,} weights of {block.name} in {alone} of {n}"
-                    " networks: a layer collapses, and that of its shuffle and its inversion, too."
+                    f"{name[0].upper()}{name[1:]} leaves {what}: a layer collapses, and that of its shuffle and"
+                    " its inversion, too."
                 )
     return told
 
