@@ -70,8 +70,8 @@ def _opening(result: Result) -> str:
     last = _last(result)
     kept = share(number(last.get("density"))) if last else "some"
     return (
-        f"{_method(result)} kept {kept} of the prunable weights. Dense networks and controls come from the same seeds and"
-        " the same recipe; what each took to train is among the tables."
+        f"{_method(result)} kept {kept} of the prunable weights. Dense networks and controls come from the same seeds"
+        " and the same recipe; what each took to train is among the tables."
     )
 
 

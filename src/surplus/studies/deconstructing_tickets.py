@@ -48,6 +48,10 @@ OWN_MASKS = (
     f"The conditions compare actions on the masks that zeroing found. In the rows with {OWN} each action was applied at"
     " every cut and so found its own, by fewer cuts that leave as many weights of each layer."
 )
+ROUNDING = (
+    " The verdict hangs on rounding: a first run of the same protocol, whose sums were taken in another order, was"
+    " undecided, and Student's p values of zero - freeze are above 0.05 in both."
+)
 RANDOM: dict[str, Weights] = {"initial weights": "glorot-normal", "signed constants": "signed-glorot"}
 
 ALONE = Claim(
@@ -223,7 +227,7 @@ def zeroing(bench: Bench[DeconstructingProtocol]) -> Measured:
         arms |= {f"{name}, {OWN}": values for name, values in found.items()}
         arms |= {f"{name}, zero": values for name, values in _random(bench, levels).items()}
         rows += [arm(name, ACCURACY, values, density=d) for name, values in arms.items()]
-    return decide(ZEROING, checks, rows, OWN_MASKS)
+    return decide(ZEROING, checks, rows, OWN_MASKS + ROUNDING * (bench.scale == "laptop"))
 
 
 def rescaling(bench: Bench[DeconstructingProtocol]) -> Measured:
