@@ -43,9 +43,9 @@ CRITERIA: dict[str, str | Score] = {
     "large-init": "large-init",
     "random": "random",
 }
-OWN = "own masks"
+OWN = f"{ACCURACY}, own masks"
 OWN_MASKS = (
-    f"The conditions compare actions on the masks that zeroing found. In the rows with {OWN} each action was applied at"
+    f"The conditions compare actions on the masks that zeroing found. In the rows of {OWN}, each action was applied at"
     " every cut and so found its own, by fewer cuts that leave as many weights of each layer."
 )
 ROUNDING = (
@@ -223,10 +223,10 @@ def zeroing(bench: Bench[DeconstructingProtocol]) -> Measured:
         ]
         found = {name: accuracy[at] for name, accuracy in own.items()}
         for a, b in (("zero", "freeze"), ("hybrid-a", "zero")):
-            rows.append(beats(a, f"{b}, {OWN}", ACCURACY, found[a], found[b], density=d).detail())
-        arms |= {f"{name}, {OWN}": values for name, values in found.items()}
+            rows.append(beats(a, b, OWN, found[a], found[b], density=d).detail())
         arms |= {f"{name}, zero": values for name, values in _random(bench, levels).items()}
         rows += [arm(name, ACCURACY, values, density=d) for name, values in arms.items()]
+        rows += [arm(name, OWN, values, density=d) for name, values in found.items()]
     return decide(ZEROING, checks, rows, OWN_MASKS + ROUNDING * (bench.scale == "laptop"))
 
 
