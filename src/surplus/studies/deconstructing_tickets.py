@@ -45,8 +45,8 @@ CRITERIA: dict[str, str | Score] = {
 }
 OWN = f"{ACCURACY}, own masks"
 OWN_MASKS = (
-    f"The conditions compare actions on the masks that zeroing found. In the rows of {OWN}, each action was applied at"
-    " every cut and so found its own, by fewer cuts that leave as many weights of each layer."
+    f'The conditions compare actions on the masks that zeroing found. In the rows "{OWN}" each action was applied'
+    " at every cut and so found its own, by fewer cuts that leave as many weights of each layer."
 )
 ROUNDING = (
     " The verdict hangs on rounding: a first run of the same protocol, whose sums were taken in another order, was"
