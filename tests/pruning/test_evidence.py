@@ -15,9 +15,9 @@ from surplus.pruning.actions import imp_with_actions
 from surplus.pruning.controls import train_controls, train_scratch
 from surplus.pruning.dct_plus_sparse import dct_plus_sparse
 from surplus.pruning.evidence import repeats_needed, report, report_structured
-from surplus.pruning.imp import imp
+from surplus.pruning.imp import from_masks, imp
 from surplus.pruning.smaller import smaller_task
-from surplus.pruning.training_cost import training_macs
+from surplus.pruning.training_cost import in_use, training_macs
 from surplus.stats import non_inferior_over_both, paired
 from surplus.tasks import load
 from surplus.training import Store, fit
@@ -144,6 +144,13 @@ def test_frozen_weights_are_in_use_and_removed_ones_are_not(task, levels, frozen
     )  # a frozen weight is multiplied all the same
     assert row(found["networks"], "pruned to 9%")["trainable"] == row(found["networks"], "pruned to 9%")["density"]
     assert not any("left out" in s for s in found["sentences"])
+
+
+@pytest.mark.filterwarnings("ignore:training diverged")
+def test_where_training_diverged_the_mask_says_what_is_in_use(task, levels, store):
+    hot = task.with_recipe(lr=1e4)
+    level = from_masks(hot, levels[-1].masks, levels[-1].start, [0, 1, 2], store=store, execution="stacked")
+    assert level.run.theta[~level.masks].isnan().any() and torch.equal(in_use(level), level.masks)
 
 
 @pytest.mark.parametrize("which", ["offset", "frozen"])

@@ -267,9 +267,9 @@ def _sizes_said(arm: Arm, dense: Arm) -> list[str]:
     said, share = [], arm.kept / dense.kept
     if arm.kept > arm.trainable:
         said.append(
-            f"{arm.name}: {arm.trainable / dense.kept:.3g} of the prunable weights are trained, but {share:.3g} are in"
-            " use: those outside the mask are held at values. Sizes and speed-ups count what is in use; controls that"
-            " train masks are left out, for they would set those weights to zero."
+            f"{arm.name}: {arm.trainable / dense.kept:.3g} of the prunable weights are trained one by one, but"
+            f" {share:.3g} are in use: those outside the mask are frozen or an offset, not zero. Sizes and speed-ups count"
+            " what is in use; controls that train masks are left out, for they would set those weights to zero."
         )
     if share > 1:
         said.append(

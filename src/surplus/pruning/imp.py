@@ -31,7 +31,7 @@ class Level:
     """One level of pruning, for all seeds."""
 
     density: float
-    """Kept share of the prunable weights."""
+    """Kept share of all prunable weights, also of excluded layers, which `density(space, mask, exclude)` leaves out."""
     masks: Tensor
     """(K, P) booleans."""
     start: Tensor

@@ -50,8 +50,12 @@ def training_macs(trained: Level | Run) -> float:
 
 
 def in_use(level: Level) -> Tensor:
-    """(K, P) the weights that a forward pass reads: those under the mask, and others that are not zero at the end."""
-    return level.masks | (level.run.theta != 0).to(level.masks.device)
+    """(K, P) the weights that a forward pass reads: those under the mask, and others that are not zero at the end.
+
+    Where training diverged and nothing is a number, the mask alone counts.
+    """
+    theta = level.run.theta.to(level.masks.device)
+    return level.masks | (theta != 0) & theta.isfinite()
 
 
 def stretched(recipe: Recipe, factor: float) -> Recipe:

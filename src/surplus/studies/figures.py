@@ -37,7 +37,7 @@ def figure(result: StudyResult) -> Figure:
         for m in result.measured
         for quantity, rows in groupby(sorted(plain(m.rows), key=_quantity), _quantity)
     ]
-    sheet, axes = grid(max(len(panels), 1))
+    sheet, axes = grid(max(len(panels), 1), max((len(rows) for *_, rows in panels), default=0))
     for panel, (title, colour, quantity, rows) in zip(axes, panels, strict=False):
         dots(panel, rows)
         panel.set_title(title, fontsize=8, color=colour, loc="left")
@@ -45,13 +45,16 @@ def figure(result: StudyResult) -> Figure:
     return sheet
 
 
-def grid(panels: int) -> tuple[Figure, list[Axes]]:
-    """A sheet of that many panels, two in a row; built without pyplot, which would keep it alive."""
+def grid(panels: int, rows: int = 14) -> tuple[Figure, list[Axes]]:
+    """A sheet of that many panels, two in a row, each high enough for so many rows of text.
+
+    It is built without pyplot, which would keep it alive.
+    """
     need_matplotlib()
     from matplotlib.figure import Figure
 
     lines = -(-panels // 2)
-    sheet = Figure(figsize=(8, 2.3 * lines), layout="constrained")
+    sheet = Figure(figsize=(8, max(2.3, 0.165 * rows) * lines), layout="constrained")
     axes = list(sheet.subplots(lines, 2, squeeze=False).flat)
     for spare in axes[panels:]:
         spare.set_axis_off()

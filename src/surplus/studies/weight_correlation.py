@@ -260,8 +260,8 @@ def _masked_overlaps(bench: Bench[CorrelationProtocol], run: Run, rate: float) -
         end = bench.noted(from_masks(task, level.masks, dense.run.theta, seeds, **_options(bench)).run).theta
         for name, start in (("theta_0 m", first), ("fresh theta_0 m", fresh)):
             values = overlap(space, start, end, 0.2, level.masks, exclude=p.exclude)
-            notes = {"lr": rate, "density": level.density}
-            lines.append(arm(f"{name}, lr {rate:g}", "R_0.2 with fine-tuned end", values, **notes))
+            quantity = f"R_0.2 with fine-tuned end, {100 * level.density:.3g}% kept"
+            lines.append(arm(f"{name}, lr {rate:g}", quantity, values, lr=rate))
     return lines
 
 
@@ -272,7 +272,7 @@ def _hardly_trained(reached: dict[float, float]) -> list[str]:
         return []
     told = ", ".join(f"{rate:g} (mean accuracy {accuracy:.2f})" for rate, accuracy in low.items())
     return [
-        f"Most networks hardly train at the rate {told}: there the overlap is low because weights are thrown about."
+        f"Networks hardly train at the rate {told}, all or some of them: the overlap there is of weights thrown about."
     ]
 
 
