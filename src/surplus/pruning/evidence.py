@@ -268,8 +268,8 @@ def _sizes_said(arm: Arm, dense: Arm) -> list[str]:
     if arm.kept > arm.trainable:
         said.append(
             f"{arm.name}: {arm.trainable / dense.kept:.3g} of the prunable weights are trained one by one, but"
-            f" {share:.3g} are in use: those outside the mask are frozen or an offset, not zero. Sizes and speed-ups count"
-            " what is in use; controls that train masks are left out, for they would set those weights to zero."
+            f" {share:.3g} are in use: those outside the mask are frozen or an offset, not zero. Sizes and speed-ups"
+            " count what is in use; controls that train masks are left out, for they would set those weights to zero."
         )
     if share > 1:
         said.append(
