@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from surplus.data import Dataset as Examples
 from surplus.data import Splits, read
-from surplus.pruning.imp import imp_levels
+from surplus.pruning.schedules.imp import imp_levels
 from surplus.tasks import Recipe, Task, task_from
 from surplus.training import Store
 

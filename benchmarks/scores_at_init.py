@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from surplus.networks import build
 from surplus.pruning import grasp, keep_top, snip, synflow
-from surplus.pruning.crop import crop
+from surplus.pruning.scores.crop import crop
 from surplus.space import WeightSpace
 
 Job = Callable[[], object]

@@ -10,7 +10,7 @@ from surplus.audit.pruning_methods import KINDS, check_arguments, find_method
 from surplus.errors import InputError
 from surplus.pruning import density, load_module, load_ticket
 from surplus.pruning.checkpoints import load_checkpoint
-from surplus.pruning.imp import Level, imp
+from surplus.pruning.schedules.imp import Level, imp
 from surplus.registry import methods
 from surplus.tasks import load
 from surplus.training import Store, predict

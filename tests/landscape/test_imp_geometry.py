@@ -25,8 +25,8 @@ from surplus.landscape.imp_geometry import (
     within_mask,
 )
 from surplus.pruning import density
-from surplus.pruning.imp import imp
 from surplus.pruning.moved import cuttable
+from surplus.pruning.schedules.imp import imp
 from surplus.space import WeightSpace, generator
 from surplus.tasks import Duration, Recipe, task_from
 from surplus.training import evaluate

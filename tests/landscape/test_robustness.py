@@ -25,7 +25,7 @@ from surplus.landscape.robustness import (
     spanning_tree,
     variants_of,
 )
-from surplus.pruning.imp import imp
+from surplus.pruning.schedules.imp import imp
 from surplus.space import generator
 from surplus.tasks import load
 from surplus.training import fit

@@ -9,8 +9,8 @@ from torch import nn
 
 from surplus.errors import InputError
 from surplus.pruning import random_mask
-from surplus.pruning.imp import Level, one_shot
 from surplus.pruning.moved import cuttable, moved_ratio
+from surplus.pruning.schedules.imp import Level, one_shot
 from surplus.space import WeightSpace, generator
 from surplus.studies.base import Bench
 from surplus.studies.imp import PROTOCOLS, _task

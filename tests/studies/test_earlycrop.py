@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from surplus.pruning.earlycrop import after_pruning, until_settled
+from surplus.pruning.schedules.earlycrop import after_pruning, until_settled
 from surplus.space import WeightSpace, generator
 from surplus.studies import Bench
 from surplus.studies import earlycrop as module

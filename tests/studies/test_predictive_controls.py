@@ -8,7 +8,7 @@ from torch import nn
 
 from surplus.networks import build
 from surplus.pruning import count, density
-from surplus.pruning.imp import Level
+from surplus.pruning.schedules.imp import Level
 from surplus.space import WeightSpace
 from surplus.studies import Bench
 from surplus.studies import predictive_controls as study

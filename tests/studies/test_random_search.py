@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surplus.pruning.random_search import search as _search
+from surplus.pruning.structured.random_search import search as _search
 from surplus.studies import Bench, random_search, run_study
 from surplus.studies.random_search import PROTOCOLS
 from surplus.tasks import Duration

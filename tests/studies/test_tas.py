@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from surplus.pruning import count
-from surplus.pruning.tas_search import Searched, SearchSettings
-from surplus.pruning.tas_sizes import Sizes
+from surplus.pruning.structured.tas_search import Searched, SearchSettings
+from surplus.pruning.structured.tas_sizes import Sizes
 from surplus.studies import Bench, tas
 from surplus.studies.tas import PROTOCOLS, RANDOM, TARGET, TEACHER, UNIFORM
 from surplus.tasks import Augment, Duration

@@ -18,10 +18,10 @@ import torch
 from surplus.audit.pruned import Pruned, Pruning
 from surplus.audit.pruning_methods import check_arguments, check_sizes, find_method, prunes_at_start
 from surplus.errors import InputError, settings_of
-from surplus.pruning.controls import train_controls, train_scratch
-from surplus.pruning.evidence import report, report_structured
-from surplus.pruning.imp import Level, at_start, imp, imp_levels
-from surplus.pruning.training_cost import training_budget
+from surplus.pruning.evidence.controls import train_controls, train_scratch
+from surplus.pruning.evidence.reporting import report, report_structured
+from surplus.pruning.evidence.training_cost import training_budget
+from surplus.pruning.schedules.imp import Level, at_start, imp, imp_levels
 from surplus.registry import Method
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import CLASSIFICATION, Task

@@ -19,8 +19,8 @@ from surplus import __version__
 from surplus.errors import InputError, StoreError, check_folder, unknown
 from surplus.pruning import load_module, save_module, save_ticket
 from surplus.pruning.checkpoints import Layout, export_onnx, save_checkpoint
-from surplus.pruning.controls import USUAL
-from surplus.pruning.imp import Level
+from surplus.pruning.evidence.controls import USUAL
+from surplus.pruning.schedules.imp import Level
 from surplus.tasks import Task
 from surplus.training import Run
 from surplus.training.store import write_atomically

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from surplus.audit.pruned import Pruning
 from surplus.errors import InputError, settings_of, unknown
 from surplus.pruning.budgets import prunable_blocks
-from surplus.pruning.controls import DENSE, MASKED, USUAL
-from surplus.pruning.imp import at_start, early_step, imp, imp_levels
+from surplus.pruning.evidence.controls import DENSE, MASKED, USUAL
 from surplus.pruning.masks import check_scope, pattern_of
+from surplus.pruning.schedules.imp import at_start, early_step, imp, imp_levels
 from surplus.registry import Method, find, methods
 from surplus.tasks import CLASSIFICATION, Task
 from surplus.training import fit

@@ -16,7 +16,7 @@ from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.settings import WeightsPlan
 from surplus.errors import InputError, MissingExtra
 from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, snip
-from surplus.pruning.imp import Level, from_masks, imp_levels
+from surplus.pruning.schedules.imp import Level, from_masks, imp_levels
 from surplus.space import WeightSpace, generator
 from surplus.stats import non_inferior_over_both
 from surplus.tasks import Network, Task

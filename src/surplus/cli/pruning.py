@@ -119,7 +119,7 @@ def _check_for_files(task: Task, method: str, explore: bool, write: list[str] | 
 def _explore(found: Pruned, folder: Path) -> None:
     """Write the explorer of the pruned networks."""
     from surplus.landscape.robustness import variants_of
-    from surplus.pruning.imp import Level
+    from surplus.pruning.schedules.imp import Level
     from surplus.report.explorer import explorer
 
     chains = {found.settings.method: _some(found.levels)}

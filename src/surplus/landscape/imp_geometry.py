@@ -27,8 +27,8 @@ from torch import Generator, Tensor
 from surplus.errors import InputError
 from surplus.landscape.connectivity import Evaluate, barrier, on_data
 from surplus.landscape.lanczos import Matvec
-from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
 from surplus.pruning.moved import cuttable
+from surplus.pruning.schedules.imp import Level, by_rate, from_masks, levels_from
 from surplus.registry import method
 from surplus.space import WeightSpace, generator
 

@@ -25,7 +25,7 @@ from surplus.data.corruptions import corrupt_images
 from surplus.data.corruptions.base import unit
 from surplus.errors import InputError, unknown
 from surplus.landscape.geometry import feature_geometry
-from surplus.pruning.imp import Level
+from surplus.pruning.schedules.imp import Level
 from surplus.space import generator
 from surplus.tasks import Task
 from surplus.training import features

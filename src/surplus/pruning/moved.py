@@ -16,7 +16,7 @@ from torch import Tensor
 
 from surplus.errors import InputError
 from surplus.pruning.budgets import prunable_blocks
-from surplus.pruning.imp import Level
+from surplus.pruning.schedules.imp import Level
 from surplus.registry import method
 from surplus.space import WeightSpace
 

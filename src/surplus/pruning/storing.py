@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from surplus.errors import InputError, StoreError
-from surplus.pruning.heads import FewerHeads
+from surplus.pruning.structured.heads import FewerHeads
 from surplus.space.units import SelectLinear
 from surplus.training.store import write_atomically
 

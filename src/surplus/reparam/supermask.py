@@ -93,7 +93,7 @@ class Supermask(LearntMask):
     """A mask drawn anew at each step, weight by weight; the probabilities are learnt.
 
     Without a draw, that is where the network is evaluated, a weight is kept whose probability is at least one half. The
-    paper draws then too: `expected` of `surplus.pruning.popup` averages over such draws.
+    paper draws then too: `expected` of `surplus.pruning.schedules.popup` averages over such draws.
 
     Args:
         weights: (P,) the frozen weights, or (K, P).

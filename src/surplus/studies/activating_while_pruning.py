@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.pruning.activating import Choice, activating_while_pruning, dead_rate_on_task
-from surplus.pruning.imp import Level, from_masks, imp
 from surplus.pruning.masks import random_mask
+from surplus.pruning.schedules.activating import Choice, activating_while_pruning, dead_rate_on_task
+from surplus.pruning.schedules.imp import Level, from_masks, imp
 from surplus.space import generator
 from surplus.stats import rank_correlation
 from surplus.studies.base import Bench, Protocol, study

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from surplus.pruning.consensus import Consensus, NoConsensus, frozen, gate_statistics, standing, static_task
-from surplus.pruning.smaller import smaller_task
+from surplus.pruning.structured.consensus import Consensus, NoConsensus, frozen, gate_statistics, standing, static_task
+from surplus.pruning.structured.smaller import smaller_task
 from surplus.space import generator
 from surplus.stats import Interval
 from surplus.studies.base import Bench, Protocol, study

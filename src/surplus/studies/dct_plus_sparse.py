@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from surplus.networks import build
 from surplus.pruning import random_mask
 from surplus.pruning.budgets import Rule
-from surplus.pruning.dct_plus_sparse import dct_plus_sparse
-from surplus.pruning.imp import Level, from_masks
+from surplus.pruning.schedules.dct_plus_sparse import dct_plus_sparse
+from surplus.pruning.schedules.imp import Level, from_masks
 from surplus.reparam import DctPlusSparse
 from surplus.space import WeightSpace, generator
 from surplus.studies.base import Bench, Protocol, study

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from surplus.pruning import keep_top, layer_densities, magnitude, random_mask, shuffle
-from surplus.pruning.actions import last_values, retrained
-from surplus.pruning.criteria import large_final
-from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
-from surplus.pruning.popup import Weights, expected, random_point, supermask
+from surplus.pruning.schedules.actions import last_values, retrained
+from surplus.pruning.schedules.imp import Level, by_rate, from_masks, levels_from
+from surplus.pruning.schedules.popup import Weights, expected, random_point, supermask
+from surplus.pruning.scores.criteria import large_final
 from surplus.pruning.scoring import Score, score_on_task
 from surplus.reparam import signed_constant
 from surplus.space import generator

@@ -17,8 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from surplus.data import Splits, split
 from surplus.pruning import iterate_score, keep_top, magnitude, random_mask, remove_dead_units, shuffle, snip
-from surplus.pruning.crop import PAPER, crop, unit_mask
-from surplus.pruning.earlycrop import (
+from surplus.pruning.schedules.earlycrop import (
     Settled,
     after_pruning,
     cropit,
@@ -27,9 +26,10 @@ from surplus.pruning.earlycrop import (
     pruning_epoch,
     until_settled,
 )
-from surplus.pruning.earlycrop_structured import kept_units
-from surplus.pruning.imp import Level, from_masks
+from surplus.pruning.schedules.imp import Level, from_masks
+from surplus.pruning.scores.crop import PAPER, crop, unit_mask
 from surplus.pruning.scoring import Batch
+from surplus.pruning.structured.earlycrop_structured import kept_units
 from surplus.space import WeightSpace, generator
 from surplus.stats import non_inferior, rank_correlation
 from surplus.studies.base import Bench, Protocol, study

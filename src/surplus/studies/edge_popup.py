@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from surplus.pruning import random_mask
-from surplus.pruning.imp import Level
-from surplus.pruning.popup import Weights, edge_popup, random_point, untrained
+from surplus.pruning.schedules.imp import Level
+from surplus.pruning.schedules.popup import Weights, edge_popup, random_point, untrained
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from surplus.data import Splits, split
 from surplus.pruning import density, keep_top, layer_densities, random_mask, shuffle
-from surplus.pruning.imp import Level, from_masks, imp_levels, reinitialised
+from surplus.pruning.evidence.small_dense import small_dense
 from surplus.pruning.moved import moved_ratio
-from surplus.pruning.small_dense import small_dense
+from surplus.pruning.schedules.imp import Level, from_masks, imp_levels, reinitialised
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits

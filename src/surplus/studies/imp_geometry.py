@@ -24,8 +24,8 @@ from surplus.landscape.imp_geometry import (
     refilled_gap,
 )
 from surplus.pruning import density, random_mask
-from surplus.pruning.imp import Level, from_masks, imp, imp_levels
 from surplus.pruning.moved import cuttable
+from surplus.pruning.schedules.imp import Level, from_masks, imp, imp_levels
 from surplus.space import generator
 from surplus.stats import Interval, rank_correlation
 from surplus.studies.base import Bench, Protocol, study

@@ -20,9 +20,9 @@ from torch import Tensor
 from surplus.data import Dataset, split
 from surplus.examples import el2n_from_logits, forgetting, hardest
 from surplus.pruning import random_mask, shuffle
-from surplus.pruning.imp import Level, from_masks, imp, levels_from, to_density
-from surplus.pruning.small_dense import small_dense
-from surplus.pruning.training_cost import training_macs
+from surplus.pruning.evidence.small_dense import small_dense
+from surplus.pruning.evidence.training_cost import training_macs
+from surplus.pruning.schedules.imp import Level, from_masks, imp, levels_from, to_density
 from surplus.space import generator
 from surplus.stats import Estimate, Interval, auc, bootstrap, rank_correlation
 from surplus.studies.base import Bench, Protocol, study

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from surplus.data import Dataset, Splits, split
-from surplus.pruning.transfer import Transfer, recovered_fraction, transfers, unify
+from surplus.pruning.schedules.transfer import Transfer, recovered_fraction, transfers, unify
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits
 from surplus.studies.figures import COLOURS, dots, grid

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from surplus.networks import build
 from surplus.pruning import count, keep_fraction, keep_top, random_mask, shrink
-from surplus.pruning.controls import USUAL, train_controls, train_scratch
-from surplus.pruning.imp import Level, at_start, from_masks, imp, levels_from, to_density
-from surplus.pruning.smaller import smaller_task
+from surplus.pruning.evidence.controls import USUAL, train_controls, train_scratch
+from surplus.pruning.schedules.imp import Level, at_start, from_masks, imp, levels_from, to_density
+from surplus.pruning.structured.smaller import smaller_task
 from surplus.space import WeightSpace, generator
 from surplus.stats import Interval, bootstrap
 from surplus.studies.base import Bench, Protocol, study

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from surplus.pruning import density, random_mask
-from surplus.pruning.imp import Level, at_start, from_masks, imp_levels
+from surplus.pruning.schedules.imp import Level, at_start, from_masks, imp_levels
 from surplus.space import generator
 from surplus.stats import Interval
 from surplus.studies.base import Bench, Protocol, study

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surplus.pruning.random_search import candidates, search
+from surplus.pruning.structured.random_search import candidates, search
 from surplus.space import generator
 from surplus.stats import paired
 from surplus.studies.base import Bench, Protocol, study

@@ -19,8 +19,8 @@ from surplus.data import Dataset
 from surplus.landscape.geometry import Geometry, feature_geometry
 from surplus.landscape.robustness import Variant, robustness
 from surplus.pruning import random_mask
-from surplus.pruning.imp import Level, from_masks, one_shot
-from surplus.pruning.popup import edge_popup
+from surplus.pruning.schedules.imp import Level, from_masks, one_shot
+from surplus.pruning.schedules.popup import edge_popup
 from surplus.space import generator
 from surplus.stats import Interval, auc, bootstrap
 from surplus.studies.base import Bench, Protocol, study

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from surplus.pruning import iterate_score, random_mask, shuffle, synflow
-from surplus.pruning.imp import from_masks, imp
+from surplus.pruning.schedules.imp import from_masks, imp
 from surplus.pruning.scoring import iterate_on_task
 from surplus.space import WeightSpace, generator
 from surplus.studies.base import Bench, Protocol, study

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.pruning.tas import searched, student
-from surplus.pruning.tas_search import Searched, SearchSettings
-from surplus.pruning.tas_sizes import Backbone, Sizes, backbone, random_sizes, uniform_sizes
+from surplus.pruning.structured.tas import searched, student
+from surplus.pruning.structured.tas_search import Searched, SearchSettings
+from surplus.pruning.structured.tas_sizes import Backbone, Sizes, backbone, random_sizes, uniform_sizes
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits

@@ -19,8 +19,8 @@ from surplus.data import split
 from surplus.examples import el2n_from_logits
 from surplus.landscape.connectivity import ExampleBarriers, example_barriers, on_examples, siblings
 from surplus.pruning import random_mask
-from surplus.pruning.data_diet import Diet, pretrain_subset
-from surplus.pruning.imp import Level, by_rate, from_masks, levels_from
+from surplus.pruning.schedules.data_diet import Diet, pretrain_subset
+from surplus.pruning.schedules.imp import Level, by_rate, from_masks, levels_from
 from surplus.space import generator
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits

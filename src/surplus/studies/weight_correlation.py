@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from surplus.pruning.imp import Level, from_masks, levels_from, to_density
 from surplus.pruning.masks import random_mask
-from surplus.pruning.overlap import fine_tuned, overlap, ticket_arms
+from surplus.pruning.schedules.imp import Level, from_masks, levels_from, to_density
+from surplus.pruning.schedules.overlap import fine_tuned, overlap, ticket_arms
 from surplus.space import generator, seed_for
 from surplus.studies.base import Bench, Protocol, study
 from surplus.studies.data import splits

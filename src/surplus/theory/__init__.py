@@ -20,6 +20,9 @@ from surplus.theory.perceptron_pruning import (
     pruning_frontier,
 )
 from surplus.theory.perceptron_simulation import PerceptronSimulation, max_margin, simulate_perceptron_pruning
+from surplus.theory.pruning_curve import pruning_law
+from surplus.theory.pruning_law import MatchingPrediction, PruningFit, fit_pruning_law, predict_matching
+from surplus.theory.smallest_network import smallest_network
 
 __all__ = [
     "FORMS",
@@ -31,8 +34,10 @@ __all__ = [
     "LawFit",
     "LongTail",
     "LongTailSimulation",
+    "MatchingPrediction",
     "PerceptronSimulation",
     "PrunedPerceptron",
+    "PruningFit",
     "broken_power",
     "budget_split",
     "compare_forms",
@@ -42,14 +47,18 @@ __all__ = [
     "extrapolate",
     "find_form",
     "fit_law",
+    "fit_pruning_law",
     "kept_window",
     "long_tail",
     "max_margin",
     "perceptron_pruning",
+    "predict_matching",
     "pruning_frontier",
+    "pruning_law",
     "simulate_long_tail",
     "simulate_perceptron_pruning",
     "singleton_floor",
+    "smallest_network",
     "split_between",
     "zipf",
 ]

@@ -1,0 +1,1 @@
+"""Weight scores: functions (space, theta, batch, ...) -> (P,), high = keep; a file each."""

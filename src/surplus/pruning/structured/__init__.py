@@ -1,0 +1,1 @@
+"""Networks that are really smaller: how channels, units and heads are cut, and methods that choose them."""
