@@ -65,13 +65,21 @@ def prune(
     levels, law = _levels(task, s, row, dense, arguments, fitting, tell)
     tell("training controls: " + ", ".join(s.controls))
     step = arguments.get("rewind_step", 0) if levels[-1].density < 1 else 0
-    score = s.score if row.fn is at_start else row.name if row.kind == "weight score" and prunes_at_start(row) else None
+    early = row.fn is at_start or prunes_at_start(row)
+    trained = levels[1:] if levels[0].run is dense and (early or s.until is None) else levels  # what the method trains
+    score = arguments.get("score", "snip" if row.fn is at_start else None)
+    how: dict[str, Any] = {
+        "step": step,
+        "names": s.controls,
+        "exclude": s.exclude,
+        "score": score,
+        "trained": not early,
+    }
     controls = {}
     if levels[-1].density < 1:
-        how: dict[str, Any] = {"step": step, "names": s.controls, "score": score, "exclude": s.exclude}
-        controls = train_controls(task, levels[-1], **how, budget=training_budget(levels), **fitting)
+        controls = train_controls(task, levels[-1], **how, budget=training_budget(trained), **fitting)
     tell("weighing the evidence")
-    found = report(task, dense, levels, controls, margin=s.margin, level=s.level)
+    found = report(task, dense, trained, controls, margin=s.margin, level=s.level)
     found["sentences"] = [*_remarks(s, found, levels), *found["sentences"]]
     return Pruned(task, s, dense, levels, [], dict(controls), found | {"law": law})
 
@@ -210,4 +218,5 @@ def _structured(
     controls = train_scratch(dense.task, runs, **fitting)
     tell("weighing the evidence")
     found = report_structured(dense.task, dense, runs, controls, margin=s.margin, level=s.level)
+    found["sentences"].append("What the search for these networks took to train is not in the tables.")
     return Pruned(dense.task, s, dense, [], runs, dict(controls), found | {"law": None})

@@ -141,7 +141,8 @@ def _summary(found: Pruned) -> None:
     ]
     if len(rows) > 16:  # a long chain: its last levels matter
         rows = [rows[0], *[r for r in rows if r["role"] == "level"][-6:], *[r for r in rows if r["role"] == "control"]]
-    print_rows(rows, ("name", "density", "metric", "interval", "compression", "speedup"))
+    trained = ("trainable",) if any(abs(r["trainable"] - r["density"]) > 1e-3 for r in rows) else ()
+    print_rows(rows, ("name", "density", *trained, "metric", "interval", "compression", "speedup"))
     say("")
     law = found.evidence.get("law")
     for sentence in [*([law["sentence"]] if law else []), *found.evidence["sentences"]]:

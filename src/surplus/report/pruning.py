@@ -68,7 +68,7 @@ def _method(result: Result) -> str:
 
 def _opening(result: Result) -> str:
     last = _last(result)
-    kept = share(number(last.get("density"))) if last else "some"
+    kept = share(_trained(last)) if last else "some"
     return (
         f"{_method(result)} kept {kept} of the prunable weights. Dense networks and controls come from the same seeds"
         " and the same recipe; what each took to train is among the tables."
@@ -88,6 +88,11 @@ def _last(result: Result) -> Result:
 def _dense(result: Result) -> Result:
     rows = _networks(result, "dense")
     return rows[0] if rows else {}
+
+
+def _trained(row: Result) -> float | None:
+    """The share of the prunable weights that a method chose; all that is in use may be more."""
+    return number(row.get("trainable", row.get("density")))
 
 
 def _accuracy_of(row: Result) -> Reading | None:
@@ -168,7 +173,7 @@ def _accuracy(result: Result) -> Iterator[Part]:
 
 def _lines(result: Result) -> list[Line]:
     """The method's curve, and each masked control as a point at the density that it was trained at."""
-    pairs = [(number(r.get("density")), _accuracy_of(r)) for r in _networks(result, "level")]
+    pairs = [(_trained(r), _accuracy_of(r)) for r in _networks(result, "level")]
     own = sorted(((d, v) for d, v in pairs if d and v), key=lambda pair: pair[0])
     lines = [Line(_method(result), own)] if own else []
     for row in _networks(result, "control"):
@@ -191,8 +196,18 @@ def _controls(result: Result) -> Iterator[Part]:
 
 def _sizes(result: Result) -> Iterator[Part]:
     rows = [_cost(result, r) for r in records(result.get("networks"))]
-    columns = ("Networks", "Density", "Non-zero", "Compression", "Multiply-adds", "Speed-up", "Packed", "Test metric")
-    yield Table("What each network costs", columns, rows, frozenset(range(1, 8)))
+    columns = (
+        "Networks",
+        "Density",
+        "Trained",
+        "Non-zero",
+        "Compression",
+        "Multiply-adds",
+        "Speed-up",
+        "Packed",
+        "Metric",
+    )
+    yield Table("What each network costs", columns, rows, frozenset(range(1, 9)))
     yield Text(sentence(str(result.get("convention") or "")))
     if timed := [_latency(r) for r in records(result.get("latency"))]:
         names = ("Networks", "Batch", "Latency", "Interval")
@@ -235,6 +250,7 @@ def _cost(result: Result, row: Result) -> list[str]:
     return [
         anything(row.get("name")),
         share(number(row.get("density"))),
+        share(number(row.get("trainable"))),
         count(number(row.get("nonzero"))),
         f"{plain(number(row.get('compression')))}×",
         count(number(row.get("macs_nonzero"))),

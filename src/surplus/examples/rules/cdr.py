@@ -5,7 +5,7 @@
     paper:  critical      w <- w - lr [ (1 - noise) g + l1 sgn w ]         others  w <- w - lr l1 sgn w
     code:   gradient      (1 - noise) g if critical, else 0                then SGD with momentum and L2 decay
 
-s is SNIP's score (`surplus.pruning.scores.snip`), here on the batch of the step and before the decay. It is compared over the
+s is SNIP's score (`surplus.pruning.snip`), here on the batch of the step and before the decay. It is compared over the
 whole network, among tensors of two or more axes; biases and norms follow their full gradient and do not fade in paper
 mode. L1 decay stops at zero. In code mode (github.com/xiaoboxia/CDR) momentum goes on moving weights that are critical
 no longer; in paper mode it waits until they are again. Stop early by held-out examples, whose labels may be noisy too.

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from surplus.pruning.budgets import check_density
+from surplus.pruning.structured import tas_search, tas_sizes
 from surplus.pruning.structured.distillation import Distillation
-from surplus.pruning.structured.shrink import tas_search, tas_sizes
 from surplus.pruning.structured.tas_search import Searched, SearchSettings, search
 from surplus.pruning.structured.tas_sizes import Sizes, backbone, sized_task
 from surplus.registry import method
