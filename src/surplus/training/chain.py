@@ -23,7 +23,7 @@ Weigh = Callable[[Tensor], Tensor | None]
 Lose = Callable[[Tensor], Tensor | None]
 """Outputs (K, B, ...) -> losses (K, B), differentiable, row k of the outputs of row k; None means the objective's."""
 
-_ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.ReLU: torch.relu, nn.Tanh: torch.tanh}
+ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.ReLU: torch.relu, nn.Tanh: torch.tanh}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Chain:
         theta = theta.detach()
         parts = self.space.split(theta)
         activations = self._forward(parts, x)
-        outputs, losses, back = self._loss(activations[-1], y, weigh, loss)
+        smoothing = self.recipe.label_smoothing
+        outputs, losses, back = loss_gradient(activations[-1], y, self.objective, smoothing, weigh, loss)
         return outputs, losses, self._backward(theta, parts, activations, back)
 
     @torch.no_grad()
@@ -74,34 +75,8 @@ class Chain:
                 h = torch.baddbmm(parts[f"{layer.name}.bias"].unsqueeze(1), found[-1], weight)
             else:
                 h = torch.bmm(found[-1], weight)
-            found.append(_ACTIVATIONS[layer.activation](h) if layer.activation else h)
+            found.append(ACTIVATIONS[layer.activation](h) if layer.activation else h)
         return found
-
-    def _loss(
-        self, outputs: Tensor, y: Tensor, weigh: Weigh | None, loss: Lose | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs, losses (K, B), and the gradient of the sum of all mean losses in the outputs."""
-        outputs = outputs.requires_grad_()
-        losses = loss(outputs) if loss is not None else None
-        if losses is None and self.objective is CLASSIFICATION:
-            return self._cross_entropy(outputs.detach(), y, weigh)
-        if losses is None:
-            flat = self.objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), self.recipe.label_smoothing)
-            losses = flat.view(outputs.shape[:2])
-        weights = weigh(losses.detach()) if weigh is not None else None
-        means = (losses if weights is None else weights * losses).mean(1)
-        (back,) = torch.autograd.grad(means.sum(), outputs)
-        return outputs.detach(), losses.detach(), back
-
-    def _cross_entropy(self, logits: Tensor, y: Tensor, weigh: Weigh | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for cross-entropy with targets q (smoothed labels): L = -q . ln p,  dL/dh = w (p - q) / B."""
-        classes, smoothing, log_p = logits.shape[-1], self.recipe.label_smoothing, logits.log_softmax(-1)
-        q = torch.full_like(logits, smoothing / classes)
-        q.scatter_add_(-1, y.unsqueeze(-1), torch.full_like(logits[..., :1], 1 - smoothing))
-        losses = -(q * log_p).sum(-1)
-        weights = weigh(losses) if weigh is not None else None
-        back = log_p.exp_().sub_(q).div_(y.shape[1])
-        return logits, losses, back if weights is None else back.mul_(weights.unsqueeze(-1))
 
     def _backward(self, theta: Tensor, parts: dict[str, Tensor], activations: list[Tensor], back: Tensor) -> Tensor:
         """(K, P)."""
@@ -110,7 +85,7 @@ class Chain:
         for i in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[i]
             if layer.activation is not None:
-                back = _through(layer.activation, activations[i + 1], back)
+                back = through(layer.activation, activations[i + 1], back)
             torch.bmm(back.mT, activations[i], out=slots[f"{layer.name}.weight"])
             if layer.bias:
                 torch.sum(back, 1, out=slots[f"{layer.name}.bias"])
@@ -119,7 +94,34 @@ class Chain:
         return grad
 
 
-def _through(activation: type[nn.Module], after: Tensor, back: Tensor) -> Tensor:
+def loss_gradient(
+    outputs: Tensor, y: Tensor, objective: Objective, smoothing: float, weigh: Weigh | None, loss: Lose | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, losses (K, B), and the gradient of the sum of all mean losses in the outputs (K, B, ...)."""
+    outputs = outputs.detach().requires_grad_()
+    losses = loss(outputs) if loss is not None else None
+    if losses is None and objective.loss is CLASSIFICATION.loss:  # another process has a copy of the objective
+        return _cross_entropy(outputs.detach(), y, smoothing, weigh)
+    if losses is None:
+        losses = objective.loss(outputs.flatten(0, 1), y.flatten(0, 1), smoothing).view(outputs.shape[:2])
+    weights = weigh(losses.detach()) if weigh is not None else None
+    means = (losses if weights is None else weights * losses).mean(1)
+    (back,) = torch.autograd.grad(means.sum(), outputs)
+    return outputs.detach(), losses.detach(), back
+
+
+def _cross_entropy(logits: Tensor, y: Tensor, smoothing: float, weigh: Weigh | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for cross-entropy with targets q (smoothed labels): L = -q . ln p,  dL/dh = w (p - q) / B."""
+    log_p = logits.log_softmax(-1)
+    q = torch.full_like(logits, smoothing / logits.shape[-1])
+    q.scatter_add_(-1, y.unsqueeze(-1), torch.full_like(logits[..., :1], 1 - smoothing))
+    losses = -(q * log_p).sum(-1)
+    weights = weigh(losses) if weigh is not None else None
+    back = log_p.exp_().sub_(q).div_(y.shape[1])
+    return logits, losses, back if weights is None else back.mul_(weights.unsqueeze(-1))
+
+
+def through(activation: type[nn.Module], after: Tensor, back: Tensor) -> Tensor:
     """s'(h) times a gradient, from a = s(h): 1 where a ReLU is open, 1 - a^2 for tanh."""
     return back * (after > 0) if activation is nn.ReLU else back * (1 - after.square())
 
@@ -133,7 +135,7 @@ def _layers(module: nn.Module) -> list[_Layer]:
     for name, child in module.named_children():
         if type(child) is nn.Linear:
             found.append(_Layer(name, child.bias is not None, None))
-        elif type(child) in _ACTIVATIONS and found and found[-1].activation is None:
+        elif type(child) in ACTIVATIONS and found and found[-1].activation is None:
             found[-1] = _Layer(found[-1].name, found[-1].bias, type(child))
         elif type(child) is nn.Flatten and not found and (child.start_dim, child.end_dim) == (1, -1):
             continue

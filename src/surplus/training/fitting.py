@@ -27,6 +27,7 @@ from surplus.training.loop import Loop, Plan, curve_table, history_table
 from surplus.training.observers import Observer
 from surplus.training.rules import Rule, check_pairs, check_parts, check_rule
 from surplus.training.run import Run
+from surplus.training.sparse import Kept, SparseChain
 from surplus.training.store import Entry, Store, code_version
 
 Make = Callable[[Tensor, int], Reparametrisation]
@@ -373,7 +374,7 @@ def _first(plan: Plan, k: int) -> Plan:
     return replace(plan, seeds=plan.seeds[:k], coordinates=plan.coordinates[:k])
 
 
-def _stacking_wins(plan: Plan, small: Compact | None, steps: int = 4) -> bool:
+def _stacking_wins(plan: Plan, small: Compact | Kept | None, steps: int = 4) -> bool:
     """Time a few steps of a stack of up to eight against one replica alone, both on one thread."""
     rows = torch.arange(min(plan.recipe.batch_size, len(plan.task.train)))
     x, y = plan.task.prepare(plan.task.train.inputs[rows]), plan.task.train.targets[rows]
@@ -385,12 +386,15 @@ def _stacking_wins(plan: Plan, small: Compact | None, steps: int = 4) -> bool:
         return False
 
 
-def _step_seconds(plan: Plan, small: Compact | None, x: Tensor, y: Tensor, steps: int) -> float:
+def _step_seconds(plan: Plan, small: Compact | Kept | None, x: Tensor, y: Tensor, steps: int) -> float:
     """One forward and backward pass of all replicas: stacked, or of the one that there is."""
     k, space, objective = len(plan.seeds), small.space if small else plan.task.space, plan.task.objective
     x, y = x.expand(k, *x.shape), y.expand(k, *y.shape)
     theta = plan.task.space.init_many(plan.seeds)
-    theta, x = (small.gather(theta), small.inputs(x)) if small else (theta, x)
+    theta = small.gather(theta) if small else theta
+    x = small.inputs(x) if isinstance(small, Compact) else x
+    if isinstance(small, Kept):
+        return _seconds(SparseChain(small, objective, plan.recipe), theta, x, y, steps)
     engine = engine_for(space, objective, plan.recipe, plan.seeds, x.device, stacked=k > 1)
     return _seconds(engine, theta, x, y, steps)
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from surplus.data import Dataset
 from surplus.errors import InputError, unknown
-from surplus.reparam import Mask, Reparametrisation, stack
+from surplus.reparam import Identity, Mask, Reparametrisation, stack
 from surplus.space import generator
 from surplus.space.per_example import per_example_grads
-from surplus.tasks import Recipe, Task
+from surplus.tasks import Augment, Recipe, Task
 from surplus.training.augment import augment, draw
 from surplus.training.compact import Compact, Rest, agrees, compact
 from surplus.training.engine import Engine, engine_for
@@ -30,8 +30,11 @@ from surplus.training.observers import Observer, Step
 from surplus.training.optim import OPTIMISERS, Optimiser, clip_per_replica, learning_rate
 from surplus.training.record import ExampleRecord
 from surplus.training.rules import Batch, Choice, Moment, Rule
+from surplus.training.sparse import Kept, SparseChain, kept_only
 from surplus.training.store import Entry
 
+_PREPARED_BYTES = 2**28
+"""Inputs are prepared once rather than batch by batch where all of them stay below this."""
 CHECKPOINT_SECONDS = 5.0
 """Least time between checkpoints; longer where writing one takes more than a twentieth of it."""
 
@@ -71,10 +74,15 @@ class Plan:
     def total(self) -> int:
         return self.recipe.duration.steps(self.steps_per_epoch)
 
-    def compact(self) -> Compact | None:
+    def _kept(self) -> Kept | None:
+        return kept_only(self.task.space, self.coordinates, self.task.objective, self.recipe)
+
+    def compact(self) -> Compact | Kept | None:
         """Fewer coordinates for masked networks; a rule and observers want to see all of them."""
         if self.rule or self.observers:
             return None
+        if self.device == "cpu" and (few := self._kept()) is not None:
+            return few
         found = compact(self.task.space, self.coordinates, self.recipe.optimiser)
         if found is None:
             return None
@@ -161,7 +169,7 @@ class Loop:
         if self.plan.rule:
             taught = self._taught(batch, self._now(epoch, lr, theta))
         else:
-            x = self.compact.inputs(batch.inputs) if self.compact else batch.inputs
+            x = self.compact.inputs(batch.inputs) if isinstance(self.compact, Compact) else batch.inputs
             taught = Taught(batch, *self.engine(theta, x, batch.targets, self.step))
         grad = self._pulled(taught.grad, drawn)
         if self.recipe.clip is not None:
@@ -187,7 +195,7 @@ class Loop:
 
     def _at(self, drawn: Tensor | None) -> Tensor:
         """r(z), where the next gradient is taken."""
-        if isinstance(self.reparam, Mask):
+        if isinstance(self.reparam, Mask | Identity):
             return self.z  # 0 outside the mask from its start on, so the product changes nothing
         return self.reparam.to_theta(self.z, drawn)
 
@@ -205,10 +213,21 @@ class Loop:
 
     def _batch(self, index: Tensor, theta: Tensor) -> Batch:
         """The examples (K, B), augmented and normalised."""
+        targets, forward = self.data.targets[index], partial(self._forward, theta)
+        if self.prepared is not None:
+            return Batch(index, self.prepared[index], targets, forward)
         x = self.data.inputs[index]  # (K, B, ...)
         if self.draws is not None:
             x = augment(x, self.recipe.augment, self.draws, index)
-        return Batch(index, self.task.prepare(x), self.data.targets[index], partial(self._forward, theta))
+        return Batch(index, self.task.prepare(x), targets, forward)
+
+    @cached_property
+    def prepared(self) -> Tensor | None:
+        """All inputs as the network gets them, where they stay as they are, are seen again, and take little memory."""
+        augmented = self.data.kind == "image" and self.recipe.augment != Augment()
+        again = self.plan.total - self.plan.start_step > self.plan.steps_per_epoch
+        small = self.data.inputs.numel() * torch.finfo(self.space.dtype).bits // 8 <= _PREPARED_BYTES
+        return None if augmented or not again or not small else self.task.prepare(self.data.inputs)
 
     def _forward(self, theta: Tensor, x: Tensor, train: bool, draw: int) -> Tensor:
         """Outputs (K, B, ...) without gradient: as in training, or without dropout."""
@@ -399,12 +418,17 @@ class Loop:
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
-    def _compact(self) -> Compact | None:
+    def _compact(self) -> Compact | Kept | None:
         """Put masked networks in fewer coordinates."""
         found = self.plan.compact()
         if found is None:
             return None
-        found, whole = found.to(self.device), self.reparam.start().to(self.device)
+        whole = self.reparam.start().to(self.device)
+        if isinstance(found, Kept):
+            self.rest = Rest(whole, torch.zeros_like(whole, dtype=torch.bool), self.plan.start_step)
+            self.reparam = Identity(found.gather(whole))
+            return found
+        found = found.to(self.device)
         self.rest = Rest(whole, found.rest, self.plan.start_step)
         self.reparam = Mask(found.gather(whole), found.mask)
         return found
@@ -419,6 +443,8 @@ class Loop:
     def _engine(self) -> Engine:
         seeds = self.leaders if self.rule.one_draw else self.plan.seeds
         objective, stacked = self.task.objective, self.plan.stacked
+        if isinstance(self.compact, Kept):
+            return SparseChain(self.compact, objective, self.recipe)
         return engine_for(self.space, objective, self.recipe, seeds, self.device, stacked=stacked)
 
     def _recorder(self) -> ExampleRecord:
