@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from surplus.networks import build
-from surplus.pruning import layer_densities, popup
+from surplus.pruning import layer_densities
+from surplus.pruning.schedules import popup
 from surplus.reparam import Supermask
 from surplus.space import generator
 from surplus.studies import Bench

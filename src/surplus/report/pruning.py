@@ -134,7 +134,7 @@ def _answers(result: Result) -> list[Answer]:
     against = {str(r.get("name")): r for r in records(result.get("against_dense"))}.get(str(last.get("name")), {})
     passed, verdict = against.get("verdict"), "Not shown"
     if passed is not None:
-        verdict = "Yes" if passed else "Not shown"
+        verdict = "Yes" if passed else "No, a loss is shown" if against.get("loss_shown") else "Not shown"
     lost = number(against.get("difference"))
     low, p = _difference(result, number(against.get("low"))), p_value(number(against.get("p_value")))
     matches = f"{_metric(result)} changes by {_difference(result, lost)}, at least {low} ({p});"
@@ -162,11 +162,12 @@ def _accuracy(result: Result) -> Iterator[Part]:
     if lines and result.get("metric") == "accuracy":
         levels = levels_of(_accuracy_of(_dense(result)), number(result.get("margin")), "dense")
         yield decay("densities", "Test accuracy by density", lines, levels, _KEPT, ("Networks", "Density"))
-    columns = ("Networks", "Difference", "Lower bound", "p", "Verdict", "Seeds needed", "Test examples needed")
+    columns = ("Networks", "Difference", "Lower bound", "Upper", "p", "Verdict", "Seeds needed", "Examples needed")
     rows = [_against_dense(result, row) for row in records(result.get("against_dense"))]
-    yield Table("Against the dense networks of the same seeds", columns, rows, frozenset({1, 2, 3, 5, 6}))
+    yield Table("Against the dense networks of the same seeds", columns, rows, frozenset({1, 2, 3, 4, 6, 7}))
     yield Text(
-        "A network matches where its lower confidence bound lies above minus the margin. “Needed” is how many pairs"
+        "A network matches where its lower confidence bound lies above minus the margin, and falls short where its"
+        " upper bound lies below it. “Needed” is how many pairs"
         " would tell a loss of the margin from none, at the spread found here."
     )
 
@@ -227,10 +228,17 @@ def _against_dense(result: Result, row: Result) -> list[str]:
         anything(row.get("name")),
         _difference(result, number(row.get("difference"))),
         _difference(result, number(row.get("low"))),
+        _difference(result, number(row.get("high"))),
         p_value(number(row.get("p_value"))),
-        UNKNOWN if verdict is None else "matches" if verdict else "not shown",
-        "" if verdict else count(number(row.get("seeds_needed"))),
-        "" if verdict else count(number(row.get("examples_needed"))),
+        UNKNOWN
+        if verdict is None
+        else "matches"
+        if verdict
+        else "falls short"
+        if row.get("loss_shown")
+        else "not shown",
+        "" if verdict or row.get("loss_shown") else count(number(row.get("seeds_needed"))),
+        "" if verdict or row.get("loss_shown") else count(number(row.get("examples_needed"))),
     ]
 
 

@@ -172,7 +172,11 @@ def test_words_follow_the_verdicts(task, levels, controls, found):
     said = next(s for s in found["sentences"] if s.startswith("shuffle"))
     assert ("the choice of weights matters" in said) == (shuffle["verdict"] == "better")
     dense = row(found["against_dense"], "pruned to 9%")
-    assert ("cannot be excluded" in found["sentences"][0]) != dense["verdict"]
+    said = "is excluded" if dense["verdict"] else "is shown" if dense["loss_shown"] else "cannot be excluded"
+    assert said in found["sentences"][0]
+    assert dense["low"] <= dense["difference"] <= dense["high"]
+    shown = [r for r in found["against_dense"] if r["loss_shown"]]
+    assert all(r["high"] < -r["margin"] and not r["verdict"] for r in shown)
     itself = report(task, levels[0], levels[:1], {"dense": levels[0]}, measure=False)
     assert itself["against_dense"][0]["difference"] == 0 and itself["latency"] == []
     assert itself["against_controls"][0]["verdict"] == "undecided"

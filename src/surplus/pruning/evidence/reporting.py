@@ -24,7 +24,7 @@ from surplus.pruning.evidence.arms import Arm, Table, Trained, number
 from surplus.pruning.evidence.training_cost import in_use, training_macs
 from surplus.pruning.masks import layer_densities
 from surplus.pruning.schedules.imp import Level
-from surplus.stats import holm, non_inferior_on_examples, non_inferior_over_both, paired
+from surplus.stats import NonInferiority, holm, non_inferior_on_examples, non_inferior_over_both, paired
 from surplus.tasks import Task
 from surplus.training import Run
 
@@ -195,13 +195,16 @@ def _against_dense(arm: Arm, dense: Arm, margin: float, level: float) -> dict[st
     row |= {"seeds": d.shape[0], "examples": d.shape[1], "margin": margin, "level": level}
     binary = bool(((a == 0) | (a == 1)).all())
     if len(d) == 1 and not binary:
-        return row | {"low": None, "p_value": None, "verdict": None, "basis": None}
-    if len(d) > 1:
-        test = non_inferior_over_both(a, b, margin, level)
-    else:
-        test = non_inferior_on_examples(a[0], b[0], margin, level)
-    found = {"low": number(test.low), "p_value": number(test.p_value), "verdict": test.verdict, "basis": test.basis}
-    return row | found
+        return row | {"low": None, "high": None, "p_value": None, "verdict": None, "loss_shown": None, "basis": None}
+
+    def tested(a: Tensor, b: Tensor) -> NonInferiority:
+        if len(d) > 1:
+            return non_inferior_over_both(a, b, margin, level)
+        return non_inferior_on_examples(a[0], b[0], margin, level)
+
+    test, high = tested(a, b), -float(tested(b, a).low)  # the other way round bounds the difference from above
+    found = {"low": number(test.low), "high": number(high), "p_value": number(test.p_value), "basis": test.basis}
+    return row | found | {"verdict": test.verdict, "loss_shown": high < -margin}
 
 
 def _against_controls(arm: Arm, controls: Sequence[Arm], margin: float, level: float) -> Table:
@@ -247,12 +250,12 @@ def _sentences(arm: Arm, dense: Mapping[str, Any], controls: Table) -> list[str]
     """What the tables say, in words."""
     said = []
     if dense["verdict"] is not None:
-        sure = "is excluded" if dense["verdict"] else "cannot be excluded"
+        sure = "is excluded" if dense["verdict"] else "is shown" if dense["loss_shown"] else "cannot be excluded"
         said.append(
             f"{arm.name}: the metric changes by {dense['difference']:+.4f} against dense, and a loss of more than"
-            f" {dense['margin']:g} {sure} (lower bound {dense['low']:+.4f})."
+            f" {dense['margin']:g} {sure} (bounds {dense['low']:+.4f} and {dense['high']:+.4f})."
         )
-        if not dense["verdict"]:
+        if not dense["verdict"] and not dense["loss_shown"]:
             said.append(_needed(dense))
     for row in controls:
         if row["control"] in _READINGS and row["verdict"] != "worse":
