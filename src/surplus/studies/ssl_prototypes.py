@@ -357,8 +357,8 @@ def _stderrs(samples: Tensor, many: float) -> Interval:
 
 
 def _exponent(curve: dict[float, float]) -> float:
-    """Of the power law A alpha^-a through the curve, a."""
-    return fit_law(list(curve), list(curve.values()), "power", bootstrap=0).parameters["a"]
+    """Of the power law A alpha^-a through the curve, a; to nine digits, beyond which rounding decides comparisons."""
+    return round(fit_law(list(curve), list(curve.values()), "power", bootstrap=0).parameters["a"], 9)
 
 
 def _between(low: float, high: float, points: int) -> list[float]:
