@@ -36,7 +36,7 @@ def program(arguments: list[str]) -> int:
         runs_per_share=8,
         grand_runs=2,
         examples=settings.ExamplesPlan(2, (), (0.8, 0.4)),
-        weights=settings.WeightsPlan(2, 0.5, 2, (2,)),
+        weights=settings.WeightsPlan(2, 0.2, 6, (3,)),
         directions=settings.DirectionsPlan(2, (5, 10), (0.25, 0.5), 100, 3),
     )
     return run(arguments)
@@ -131,7 +131,7 @@ def test_an_audit_killed_at_random_moments_gives_the_same_answer_and_repeats_not
     home, out, moments = tmp_path / "home", tmp_path / "out", random.Random(1)
     kept: dict[Path, int] = {}
     for _ in range(3):
-        kill(start(table, out, home), home, moments.randint(1, 6), moments.uniform(0, 0.2))
+        kill(start(table, out, home), home, moments.randint(1, 4), moments.uniform(0, 0.05))
         now = finished(home)
         assert kept.items() <= now.items() and len(now) > len(kept)
         kept = now
