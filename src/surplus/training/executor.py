@@ -39,10 +39,14 @@ def fan_out(fn: Callable[..., Any], calls: Sequence[tuple[Any, ...]], jobs: int 
         yield from (fn(*call) for call in calls)
         return
     from joblib import Parallel, delayed
+    from joblib._parallel_backends import LokyBackend
     from joblib.parallel import get_active_backend
 
-    lazy = get_active_backend()[0].supports_return_generator  # Ray's hands back a list
-    parallel = Parallel(n_jobs=jobs, return_as="generator" if lazy else "list")
+    backend = get_active_backend()[0]
+    lazy = backend.supports_return_generator  # Ray's hands back a list
+    # A worker must know its parent before its first task, or it outlives a parent that is killed in between.
+    first = {"initializer": _serve, "initargs": (os.getpid(),)} if isinstance(backend, LokyBackend) else {}
+    parallel = Parallel(n_jobs=jobs, return_as="generator" if lazy else "list", **first)
     for result, caught in parallel(delayed(_alone)(fn, call, os.getpid()) for call in calls):
         for w in caught:
             warnings.warn_explicit(*w)
