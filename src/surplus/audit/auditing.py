@@ -27,9 +27,10 @@ from surplus.audit.ensemble import Ensemble, epochs, grand_scores, train_ensembl
 from surplus.audit.examples import Kept, examples_part, scores_table
 from surplus.audit.labels import labels_part
 from surplus.audit.settings import AuditSettings, plan_for
-from surplus.audit.weights import Smaller, Ticket, latencies, rewind_step, weights_part
+from surplus.audit.weights import Smaller, Ticket, latencies, weights_part
 from surplus.errors import InputError
 from surplus.examples.labels import LabelCheck
+from surplus.pruning.schedules.imp import early_step
 from surplus.stats import Estimate
 from surplus.tasks import CLASSIFICATION, Task
 from surplus.training import Store
@@ -147,7 +148,7 @@ def _run(bench: Bench, found: Audit, progress: Callable[[str], None]) -> None:
     if not most:
         return
     with bench.timed("examples"):
-        keep = (rewind_step(bench.task),) if plan.weights else ()  # what pruning rewinds to
+        keep = (early_step(bench.task),) if plan.weights else ()  # what pruning rewinds to
         full = bench.fit("examples", seeds=bench.seeds("full", most), keep=keep)
     if examples := bench.affordable("examples"):
         with bench.timed("examples"):

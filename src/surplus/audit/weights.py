@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from surplus.audit.bench import Bench, accuracy_summary, change, number
 from surplus.audit.settings import WeightsPlan
 from surplus.errors import InputError, MissingExtra
-from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, snip
-from surplus.pruning.schedules.imp import Level, from_masks, imp_levels
-from surplus.space import WeightSpace, generator
+from surplus.pruning import balanced_rows, count, keep_top, latency, random_mask, shrink, smaller_task, snip
+from surplus.pruning.schedules.imp import Level, early_step, from_masks, imp_levels
+from surplus.space import generator
 from surplus.stats import non_inferior_over_both
-from surplus.tasks import Network, Task
+from surplus.tasks import Task
 from surplus.theory.pruning_law import MatchingPrediction, PruningFit, crossing, predict_matching
 from surplus.training import Run
 
@@ -50,7 +50,7 @@ class Smaller:
 
 def weights_part(bench: Bench, plan: WeightsPlan, full: Run) -> tuple[dict[str, Any], Ticket, Smaller | None]:
     """Iterative magnitude pruning, one-shot, SNIP and random masks at equal densities and paired seeds."""
-    seeds, rewind = list(full.seeds[: plan.seeds]), rewind_step(bench.task)
+    seeds, rewind = list(full.seeds[: plan.seeds]), early_step(bench.task)
     levels, law = _iterative(bench, plan, seeds, rewind)
     curves = [{"method": "imp", "points": [_point(level.density, level, bench) for level in levels[1:]]}]
     for name, rival in (("one-shot", _one_shot), ("snip", _snip), ("random", _random)):
@@ -86,11 +86,6 @@ def _iterative(bench: Bench, plan: WeightsPlan, seeds: list[int], rewind: int) -
             told = _predicted(bench, levels)
             bench.progress(f"weights. {told.sentence}".replace(":", ","))
     return levels, _law(levels, enough, told)
-
-
-def rewind_step(task: Task) -> int:
-    """One twentieth of training: early, and past the first chaotic steps."""
-    return max(1, task.recipe.duration.steps(-(-len(task.train) // task.recipe.batch_size)) // 20)
 
 
 def _one_shot(bench: Bench, dense: Level, density: float, seeds: list[int], rewind: int) -> tuple[Tensor, Tensor, int]:
@@ -288,23 +283,8 @@ def _smaller(bench: Bench, dense: Run, result: dict[str, Any]) -> Smaller | None
 
 def _fine_tune(bench: Bench, task: Task, small: nn.Module) -> Run:
     """Train the small network on from where the cut left it."""
-    network = Network(f"{task.network.name}, smaller", factory=_Rebuild(small))
-    recipe = task.with_recipe(lr=task.recipe.lr / 5).recipe
-    tuned = Task(task.name, task.train, task.test, network, task.objective, recipe, task.validation, task.carved)
-    start = WeightSpace(network).read(small)[None]
-    return bench.fit("weights", tuned, seeds=bench.seeds("fine-tune", 1), start=start)
-
-
-@dataclass(frozen=True)
-class _Rebuild:
-    """A factory of copies of one module, which processes can share."""
-
-    module: nn.Module
-
-    def __call__(self) -> nn.Module:
-        import copy
-
-        return copy.deepcopy(self.module)
+    tuned, theta = smaller_task(task.with_recipe(lr=task.recipe.lr / 5), small)
+    return bench.fit("weights", tuned, seeds=bench.seeds("fine-tune", 1), start=theta[None])
 
 
 def latencies(bench: Bench, dense: nn.Module, small: nn.Module) -> dict[str, Any]:
